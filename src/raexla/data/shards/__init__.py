@@ -1,0 +1,25 @@
+"""WebDataset shards: write, pack, index, read by (shard, row), verify, look at.
+
+A shard is a plain tar as webdataset writes it, so that other tools read ours and ours reads theirs. What this package
+adds stands beside it: an index with checksums and the place of every member, which gives exact resume, range reads and
+a global order. Nothing is unpickled, no shell is run, no tar is extracted.
+"""
+
+from raexla.data.shards.index import Index, ShardEntry, index, load_index
+from raexla.data.shards.reader import BoundedCache, ShardSet
+from raexla.data.shards.store import Retry, ShardDamaged, ShardUnavailable, Store
+from raexla.data.shards.writer import ShardWriter
+
+__all__ = [
+    "BoundedCache",
+    "Index",
+    "Retry",
+    "ShardDamaged",
+    "ShardEntry",
+    "ShardSet",
+    "ShardUnavailable",
+    "ShardWriter",
+    "Store",
+    "index",
+    "load_index",
+]
