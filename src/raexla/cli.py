@@ -1,0 +1,137 @@
+"""The command line: each verb parses, loads a recipe, and calls one function of a package below.
+
+To add a verb: a function with `@app.command()`, its work imported *inside* it (so that `raexla --help` stays quick and
+opens no device), its recipe loaded by `load_recipe`. Errors are not handled in verbs: `main` is the one boundary that
+turns exceptions into a line on stderr and an exit code (0 done, 1 a bug, 2 the user's error, 3 bad data,
+75 saved after a stop request, 130 interrupted).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from raexla.recipe import Recipe
+
+app = typer.Typer(
+    help="Train and run text-to-image models on RAE latents, with PyTorch/XLA SPMD. One recipe (a YAML file) is one run.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/nano/pretrain.yaml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set train.steps=100. May be repeated."),
+]
+
+
+def stage_types() -> Mapping[str, type[Recipe]]:
+    """The recipe type of every stage; imported late, because it brings the models with it."""
+    from raexla.train.stages import STAGES
+
+    return STAGES
+
+
+def load_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The recipe of a verb's RECIPE argument and `--set` options."""
+    from raexla.recipe import load
+
+    return load(path, stage_types(), overrides or ())
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from raexla import __version__
+
+        typer.echo(f"raexla {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself; each acts by its callback."""
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeFile, overrides: SetOption = None) -> None:
+    """Print the resolved recipe: parents merged, overrides applied, defaults filled in."""
+    from raexla.recipe import show
+
+    typer.echo(show(load_recipe(recipe, overrides)), nl=False)
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON schema of recipe files, for editors (all stages)."""
+    import json
+
+    from raexla.recipe import schema
+
+    typer.echo(json.dumps(schema(stage_types()), indent=2))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; the only place that catches what a verb raises."""
+    try:
+        code = app(args=arguments, prog_name="raexla", standalone_mode=False)
+        sys.stdout.flush()
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted", 130)
+    except typer.TyperException as error:
+        return _usage_error(error)
+    except BrokenPipeError:
+        # the reader (`| head`) has what it wanted; keep the interpreter's last flush from failing too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _failure(error)
+    if code == 130:  # how typer returns Ctrl-C
+        return _say("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def _usage_error(error: typer.TyperException) -> int:
+    """A command line that does not parse: one line, and where to read on."""
+    message = error.format_message().rstrip(".")
+    if not message:  # a group without a verb, whose help has been printed
+        return 2
+    context = getattr(error, "ctx", None)
+    return _say(f"error: {message} (see {context.command_path if context else 'raexla'} --help)", 2)
+
+
+def _failure(error: Exception) -> int:
+    """What a verb raised: a line for those that mean something to the user, else a traceback."""
+    from raexla.recipe.errors import RaexlaError, StopRequested
+
+    if isinstance(error, StopRequested):
+        return _say(str(error) or "stopped as requested and saved; the same command resumes", error.exit_code)
+    if isinstance(error, RaexlaError):
+        return _say(f"error: {error}", error.exit_code)
+    import traceback
+
+    traceback.print_exception(error)
+    return _say("error: this is a bug in raexla; please report it with the lines above and the command", 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
