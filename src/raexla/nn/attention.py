@@ -1,0 +1,46 @@
+"""Multi-head self-attention with a kernel that a runtime may swap."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raexla.nn.norms import RMSNorm
+from raexla.nn.rope import Rope2d
+
+
+class AttentionKernel(nn.Module):
+    """softmax(q k^T / sqrt(D)) v through PyTorch's scaled_dot_product_attention.
+
+    It has no parameters: a runtime may put another module with the same signature in its place.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q, k, v [B, H, N, D] -> [B, H, N, D]."""
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Bidirectional self-attention: q, k and v from one linear, optional RMS norm of q and k, rotary positions.
+
+    Submodules: `qkv`, `q_norm`, `k_norm` (identities without `qk_norm`), `kernel`, `proj`.
+    """
+
+    def __init__(self, channels: int, heads: int, *, qk_norm: bool = False) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.q_norm = RMSNorm(channels // heads) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(channels // heads) if qk_norm else nn.Identity()
+        self.kernel = AttentionKernel()
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, rope: Rope2d | None = None) -> Tensor:
+        """[B, N, C] -> [B, N, C]; `rope` turns queries and keys after their norm."""
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, channels // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D]
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rope(q), rope(k)
+        return self.proj(self.kernel(q, k, v).transpose(1, 2).reshape(batch, tokens, channels))
