@@ -1,0 +1,150 @@
+"""What a runtime offers: the protocol that `xla` and `eager` fulfil, and the recipe that chooses between them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raexla.recipe import Recipe
+from raexla.runtime.sharding import Table
+
+StepFunction = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
+
+
+class XlaRecipe(Recipe):
+    """PyTorch/XLA with SPMD sharding."""
+
+    type: Literal["xla"] = "xla"
+    platform: Literal["auto", "tpu", "cpu"] = "auto"
+    """`auto` takes the TPU where the machine has one, else the CPU."""
+    devices: Annotated[int, Field(ge=1)] | None = None
+    """Virtual devices on the CPU (1 if left out); on a TPU the slice's own number, checked if given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
+
+
+class EagerRecipe(Recipe):
+    """Plain PyTorch: for inference, debugging, small training and parity."""
+
+    type: Literal["eager"] = "eager"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one, else the CPU."""
+    devices: Literal[1] | None = None
+    """One device a process."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
+
+
+RuntimeRecipe = Annotated[XlaRecipe | EagerRecipe, Field(discriminator="type")]
+
+
+@dataclass
+class Counters:
+    """What a steady step must not increase: compilations, and operations that fell back to the CPU by name."""
+
+    compilations: int = 0
+    compile_seconds: float = 0.0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangular part of a global tensor: where it starts and its values."""
+
+    offset: tuple[int, ...]
+    values: np.ndarray
+
+
+class Scalars:
+    """A step's scalars, still on the device. `read()` waits for the step and takes one transfer."""
+
+    def __init__(self, names: list[str], values: Tensor) -> None:
+        self.names, self._values = names, values
+
+    def read(self) -> dict[str, float]:
+        """Host floats by name."""
+        return dict(zip(self.names, self._values.detach().cpu().tolist(), strict=True))
+
+
+class Runtime(Protocol):
+    """The one place that knows devices."""
+
+    type: str
+    process_index: int
+    process_count: int
+    device_count: int
+    mesh: dict[str, int]
+
+    @property
+    def batch_shards(self) -> int:
+        """Into how many parts the rows of a batch are split over all devices (data x fsdp)."""
+        ...
+
+    def place(self, module: nn.Module, table: Table | None = None) -> None:
+        """Move a module's parameters and buffers to the devices, in place, split as the table says (None: whole)."""
+        ...
+
+    def prime(self, optimizer: Optimizer) -> None:
+        """Create an optimiser's state, split like its parameters, so that every step has the same graph."""
+        ...
+
+    def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
+        """This process's rows [n, ...] of each array -> tensors [accumulate, N / accumulate, ...] split by rows."""
+        ...
+
+    def replicate(self, array: np.ndarray) -> Tensor:
+        """The same array, whole, on every device."""
+        ...
+
+    def compile_step(self, step: StepFunction) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+        """Compile `step(batch, controls) -> scalars`; controls go up as one transfer, scalars come down as one."""
+        ...
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile a function of tensors that returns tensors (evaluation, sampling)."""
+        ...
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        """The whole tensor as a numpy array on this host; waits for it."""
+        ...
+
+    def reduce_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Sum gradients over the processes, where the compiler does not do it."""
+        ...
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        """Sum a scalar over the processes, where the tensor is not already global."""
+        ...
+
+    def local_pieces(self, tensor: Tensor) -> Iterator[Piece]:
+        """The pieces of a tensor that this process has to write to a checkpoint: together, each element once."""
+        ...
+
+    def assign(self, tensor: Tensor, values: np.ndarray) -> None:
+        """Overwrite a placed tensor with a whole array, keeping its placement."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The compute type for matrix products."""
+        ...
+
+    def agree(self, flag: bool) -> bool:
+        """True on every process if it is true on any."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until the devices have done all that was asked of them."""
+        ...
+
+    def counters(self) -> Counters:
+        """Totals since the process started."""
+        ...

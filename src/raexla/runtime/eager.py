@@ -1,0 +1,106 @@
+"""Plain PyTorch behind the runtime protocol: CPU or CUDA, one device a process, data-parallel over processes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raexla.recipe import UserError
+from raexla.runtime.base import Counters, EagerRecipe, Piece, Scalars, StepFunction
+from raexla.runtime.mesh import MeshRecipe
+from raexla.runtime.processes import Processes
+from raexla.runtime.sharding import Table, resolve
+
+
+class EagerRuntime:
+    """See `raexla.runtime.base.Runtime`."""
+
+    type = "eager"
+
+    def __init__(self, recipe: EagerRecipe, mesh: MeshRecipe) -> None:
+        if recipe.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("runtime.device: cuda is asked for, but PyTorch sees no CUDA device; use cpu or auto")
+        cuda = recipe.device != "cpu" and torch.cuda.is_available()
+        self._processes = Processes()
+        self.process_index, self.process_count = self._processes.index, self._processes.count
+        self.device = torch.device(f"cuda:{self.process_index % torch.cuda.device_count()}" if cuda else "cpu")
+        self.device_count = self.process_count
+        if mesh.tensor not in (None, 1):
+            raise UserError(f"mesh.tensor is {mesh.tensor}: the eager runtime splits batches only; use runtime.type xla")
+        self.mesh = {"data": self.process_count, "fsdp": 1, "tensor": 1}
+        self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
+
+    @property
+    def batch_shards(self) -> int:
+        return self.process_count
+
+    def place(self, module: nn.Module, table: Table | None = None) -> None:
+        if table is not None:
+            resolve(table, {name: tuple(p.shape) for name, p in module.named_parameters()})
+        module.to(self.device)
+
+    def prime(self, optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+    def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
+        out = {}
+        for name, array in arrays.items():
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            out[name] = tensor.reshape(accumulate, -1, *tensor.shape[1:]).to(self.device, non_blocking=True)
+        return out
+
+    def replicate(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def compile_step(self, step: StepFunction) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+        def run(batch: dict[str, Tensor], controls: Mapping[str, float]) -> Scalars:
+            scalars = step(batch, {name: torch.tensor(value) for name, value in controls.items()})
+            return Scalars(list(scalars), torch.stack([value.detach().float() for value in scalars.values()]))
+
+        return run
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return function
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        return tensor.detach().cpu().numpy()
+
+    def reduce_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        return [self._processes.sum(g) for g in gradients] if self.process_count > 1 else gradients
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        return self._processes.sum(value)
+
+    def local_pieces(self, tensor: Tensor) -> Iterator[Piece]:
+        if self.process_index == 0:
+            yield Piece((0,) * tensor.ndim, tensor.detach().cpu().numpy())
+
+    @torch.no_grad()
+    def assign(self, tensor: Tensor, values: np.ndarray) -> None:
+        tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=self._dtype) if self._dtype else nullcontext()
+
+    def agree(self, flag: bool) -> bool:
+        return self._processes.any(flag)
+
+    def barrier(self) -> None:
+        self._processes.barrier()
+
+    def finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def counters(self) -> Counters:
+        return Counters()

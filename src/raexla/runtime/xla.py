@@ -1,0 +1,198 @@
+"""PyTorch/XLA with SPMD: a TPU slice, or several virtual devices on one CPU, behind the runtime protocol."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raexla.recipe import UserError
+from raexla.runtime.base import Counters, Piece, Scalars, StepFunction, XlaRecipe
+from raexla.runtime.mesh import AXES, BATCH_AXES, MeshRecipe
+from raexla.runtime.processes import Processes
+from raexla.runtime.sharding import Axes, Table, resolve
+
+
+def _has_tpu() -> bool:
+    return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
+
+
+def _start_client(recipe: XlaRecipe) -> int:
+    """Bring up the PJRT client with SPMD on; returns the number of devices of the whole job."""
+    tpu = recipe.platform == "tpu" or (recipe.platform == "auto" and _has_tpu())
+    os.environ["PJRT_DEVICE"] = "TPU" if tpu else "CPU"
+    if not tpu:
+        os.environ["CPU_NUM_DEVICES"] = str(recipe.devices or 1)
+    # GSPMD announces its own retirement at every compilation; nothing a user could do about it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import torch_xla.runtime as xr
+    except ImportError as missing:
+        raise UserError(
+            "runtime.type is xla, but torch_xla is not installed: pip install 'raexla[xla]' (torch 2.9), "
+            "or use --set runtime.type=eager"
+        ) from missing
+    if not xr.is_spmd():
+        xr.use_spmd()
+    count = xr.global_runtime_device_count()
+    if recipe.devices not in (None, count):
+        raise UserError(f"runtime.devices is {recipe.devices}, but this program runs on {count} XLA devices")
+    return count
+
+
+class XlaRuntime:
+    """See `raexla.runtime.base.Runtime`."""
+
+    type = "xla"
+
+    def __init__(self, recipe: XlaRecipe, mesh: MeshRecipe) -> None:
+        self.device_count = _start_client(recipe)
+        import torch_xla
+        import torch_xla.distributed.spmd as xs
+        import torch_xla.runtime as xr
+
+        self._xla, self._xs = torch_xla, xs
+        self.mesh = mesh.resolve(self.device_count)
+        self._mesh = xs.Mesh(np.arange(self.device_count), tuple(self.mesh[axis] for axis in AXES), AXES)
+        self._processes = Processes(xr.process_index(), xr.process_count())
+        self.process_index, self.process_count = self._processes.index, self._processes.count
+        self.device = torch_xla.device()
+        self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
+
+    @property
+    def batch_shards(self) -> int:
+        return self.mesh["data"] * self.mesh["fsdp"]
+
+    def _up(self, tensor: Tensor, axes: Axes, minibatch: bool = False) -> Tensor:
+        import torch_xla.core.xla_model as xm
+
+        spec = self._xs.ShardingSpec(self._mesh, axes, minibatch=minibatch)
+        return xm.send_cpu_data_to_device([tensor], self.device, input_sharding=spec)[0]
+
+    def place(self, module: nn.Module, table: Table | None = None) -> None:
+        # Module.to() gives tied parameters one copy each on XLA: move every tensor once and hand it to all owners.
+        axes = resolve(table, {n: tuple(p.shape) for n, p in module.named_parameters()}) if table is not None else {}
+        moved: dict[int, Tensor] = {}
+        for prefix, owner in module.named_modules():
+            for store in (owner._parameters, owner._buffers):
+                for name, tensor in store.items():
+                    if tensor is None:
+                        continue
+                    if id(tensor) not in moved:
+                        where = axes.get(f"{prefix}.{name}" if prefix else name, (None,) * tensor.ndim)
+                        placed = self._up(tensor.detach().contiguous(), where)
+                        if isinstance(tensor, nn.Parameter):
+                            placed = nn.Parameter(placed, requires_grad=tensor.requires_grad)
+                        moved[id(tensor)] = placed
+                    store[name] = moved[id(tensor)]  # type: ignore[assignment]
+
+    def _zeros_like(self, tensor: Tensor) -> Tensor:
+        zeros = torch.zeros(tensor.shape, dtype=tensor.dtype, device=self.device)
+        spec = self._xla._XLAC._get_xla_op_sharding(tensor)
+        if spec is not None:
+            self._xla._XLAC._xla_mark_sharding(zeros, spec)
+        return zeros
+
+    def prime(self, optimizer: Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["capturable"], group["foreach"] = True, False
+            for parameter in group["params"]:
+                optimizer.state[parameter] = {
+                    "step": self.replicate(np.zeros((), dtype=np.float32)),
+                    "exp_avg": self._zeros_like(parameter),
+                    "exp_avg_sq": self._zeros_like(parameter),
+                }
+        self._xla.sync()
+
+    def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
+        out = {}
+        for name, array in arrays.items():
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            tensor = tensor.reshape(accumulate, -1, *tensor.shape[1:])
+            axes: Axes = (None, BATCH_AXES, *(None,) * (tensor.ndim - 2))
+            out[name] = self._up(tensor, axes, minibatch=self.process_count > 1)
+        return out
+
+    def replicate(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return self._up(tensor.reshape(array.shape), (None,) * array.ndim)
+
+    def compile_step(self, step: StepFunction) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+        names: list[str] = []
+
+        def traced(batch: dict[str, Tensor], controls: list[str], values: Tensor) -> Tensor:
+            scalars = step(batch, dict(zip(controls, values.unbind(), strict=True)))
+            names[:] = scalars
+            return torch.stack([value.detach().float() for value in scalars.values()])
+
+        compiled = self.compile(traced)
+
+        def run(batch: dict[str, Tensor], controls: Mapping[str, float]) -> Scalars:
+            values = self.replicate(np.array(list(controls.values()), dtype=np.float32))
+            stacked = compiled(batch, list(controls), values)
+            return Scalars(list(names), stacked)
+
+        return run
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self._xla.compile(function, full_graph=True)
+
+    def to_host(self, tensor: Tensor) -> np.ndarray:
+        return tensor.detach().cpu().numpy()
+
+    def reduce_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
+        return gradients
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        return value
+
+    def local_pieces(self, tensor: Tensor) -> Iterator[Piece]:
+        sharded = self._xs.wrap_if_sharded(tensor.detach())
+        if not isinstance(sharded, self._xs.XLAShardedTensor):
+            if self.process_index == 0:
+                yield Piece((0,) * tensor.ndim, tensor.detach().cpu().numpy())
+            return
+        for shard in sharded.local_shards:
+            if shard.replica_id != 0:
+                continue
+            indices = shard.indices
+            if isinstance(indices, type(Ellipsis)):
+                yield Piece((0,) * tensor.ndim, shard.unpadded_data.cpu().numpy())
+            else:
+                yield Piece(tuple(int(s.start) for s in indices), shard.unpadded_data.cpu().numpy())
+
+    @torch.no_grad()
+    def assign(self, tensor: Tensor, values: np.ndarray) -> None:
+        tensor.copy_(self.replicate(values).to(tensor.dtype))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if not self._dtype:
+            return nullcontext()
+        warnings.filterwarnings("ignore", message=".*XLA.*autocast.*")
+        return torch.autocast("xla", dtype=self._dtype)
+
+    def agree(self, flag: bool) -> bool:
+        return self._processes.any(flag)
+
+    def barrier(self) -> None:
+        self._processes.barrier()
+
+    def finish(self) -> None:
+        self._xla.sync()
+        import torch_xla.core.xla_model as xm
+
+        xm.wait_device_ops()
+
+    def counters(self) -> Counters:
+        import torch_xla.debug.metrics as met
+
+        compile_time = met.metric_data("CompileTime")
+        count, total = (compile_time[0], compile_time[1]) if compile_time else (0, 0.0)
+        names = [n for n in met.counter_names() if n.startswith("aten::") and n != "aten::_local_scalar_dense"]
+        return Counters(int(count), total / 1e9, {name: int(met.counter_value(name)) for name in names})
