@@ -30,7 +30,7 @@ class EulerRecipe(Recipe):
     steps: int = Field(default=50, ge=1)
     """Evaluations of the network."""
     grid: Literal["shifted", "scale_rae", "rae"] = "shifted"
-    """`shifted` goes from exactly t = 1 to exactly t = 0; the others are the official code's grids, defects included."""
+    """`shifted` goes from exactly t = 1 to exactly t = 0; the others are the official grids, defects included."""
 
 
 class HeunRecipe(Recipe):
