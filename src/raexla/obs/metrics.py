@@ -1,0 +1,86 @@
+"""`metrics.jsonl`: one JSON object a line, in step order, cut back on resume; TensorBoard and wandb mirror it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from raexla.recipe import Recipe
+
+FILE = "metrics.jsonl"
+
+
+class ObsRecipe(Recipe):
+    """What is logged, and where to."""
+
+    log_every_steps: Annotated[int, Field(ge=1)] = 10
+    tensorboard: bool = True
+    """Event files in the run directory's `events/`."""
+    wandb_project: str | None = None
+    """Mirror to this Weights & Biases project (needs the extra `wandb`)."""
+
+
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """The records of a run, oldest first."""
+    path = run / FILE
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+
+class Metrics:
+    """Writes a run's metrics. Only process 0 has one that writes.
+
+    Args:
+        run: the run directory.
+        step: the step that the run goes on from; later records of a former lineage are cut.
+    """
+
+    def __init__(self, run: Path, recipe: ObsRecipe, step: int, recipe_values: Mapping[str, Any]) -> None:
+        kept = []
+        path = run / FILE
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # a kill in the middle of a line: what follows a cut line belongs to nothing
+                if record["step"] <= step:
+                    kept.append(line)
+        temporary = run / f".{FILE}.tmp"
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board: Any = None
+        self._wandb: Any = None
+        if recipe.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "events"), purge_step=step)
+        if recipe.wandb_project:
+            from raexla.obs.wandb_mirror import open_wandb
+
+            self._wandb = open_wandb(recipe.wandb_project, run, recipe_values)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One record; `step` is the number of optimiser steps done."""
+        record = {"step": step, **values}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Flush everything to disk."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
