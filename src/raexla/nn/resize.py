@@ -38,7 +38,7 @@ def resize_matrix(size_in: int, size_out: int, filter: Filter = "bilinear", *, a
     radius = 1.0 if filter == "bilinear" else 2.0
     weights = np.zeros((size_out, size_in))
     if antialias:
-        stretch = max(scale, 1.0)
+        stretch = max(float(scale), 1.0)
         for row, centre in enumerate(centres.astype(np.float64)):
             first = max(int(centre - radius * stretch + 0.5), 0)
             last = min(int(centre + radius * stretch + 0.5), size_in)

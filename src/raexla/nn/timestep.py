@@ -44,4 +44,5 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """t [B] in [0, 1] -> [B, width]."""
-        return self.mlp(fourier_features(t, self.W).to(self.mlp[0].weight.dtype))
+        features = fourier_features(t, self.W)
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))

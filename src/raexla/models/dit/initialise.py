@@ -41,8 +41,9 @@ def init_weights(model: LightningDiT, generator: torch.Generator | None = None) 
     _xavier(model.x_embedder.proj, generator)
     if model.head is not None:
         _xavier(model.head.x_embedder.proj, generator)
-    for linear in (model.t_embedder.mlp[0], model.t_embedder.mlp[2]):
-        nn.init.normal_(linear.weight, std=0.02, generator=generator)
+    for linear in model.t_embedder.mlp:
+        if isinstance(linear, nn.Linear):
+            nn.init.normal_(linear.weight, std=0.02, generator=generator)
     null = getattr(model.y_embedder, "dropout_embedding", None)
     if null is not None:
         nn.init.zeros_(null)

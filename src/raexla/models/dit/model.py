@@ -47,10 +47,10 @@ def check_width(recipe: DiTRecipe, channels: int) -> None:
         return
     what = "The DiT" if recipe.head is None else "The DiT's head"
     raise UserError(
-        f"{what} is {width} wide and a latent token has {token} channels: a narrower network predicts the noise in {width} "
-        f"directions at most, so that even on a single picture its loss stays above ({token} - {width}) / {token} = "
-        f"{(token - width) / token:.2f} (paper 001, Theorem 1). Make the width at least {token}, add a DDT head that "
-        "wide (head: in the DiT's recipe), or set allow_narrow: true."
+        f"{what} is {width} wide and a latent token has {token} channels: a narrower network predicts the noise in "
+        f"{width} directions at most, so that even on a single picture its loss stays above ({token} - {width}) / "
+        f"{token} = {(token - width) / token:.2f} (paper 001, Theorem 1). Make the width at least {token}, add a DDT "
+        "head that wide (head: in the DiT's recipe), or set allow_narrow: true."
     )
 
 
