@@ -1,0 +1,69 @@
+"""What a recipe can say about the codec."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raexla.models.decoder.recipe import DecoderRecipe
+from raexla.models.encoders.recipe import EncoderRecipe
+from raexla.recipe import Recipe
+
+
+class ArtifactReference(Recipe):
+    """What an earlier stage made: a directory, and its hash if it must be that very one."""
+
+    path: str
+    """The artifact's directory (local or any fsspec URL)."""
+    sha256: str | None = None
+    """Hash of its `artifact.json`; not checked if not given."""
+
+
+class NoiseRecipe(Recipe):
+    """Noise on the latent while the decoder is trained: z + sigma n, n ~ N(0, I), one sigma a sample (001, sec. 3)."""
+
+    tau: float = Field(default=0.0, ge=0)
+    """Scale of sigma; 0 is no noise."""
+    kind: Literal["half_normal", "uniform"] = "half_normal"
+    """sigma = |N(0, tau^2)| (papers) or tau U(0, 1) (released code)."""
+
+
+class RAECodecRecipe(Recipe):
+    """A frozen encoder, and the decoder that was trained on it."""
+
+    type: Literal["rae"]
+    encoder: EncoderRecipe
+    image_size: int | None = Field(default=None, gt=0)
+    """Side of the images; the decoder's, or without a decoder the encoder's input size, if not given."""
+    decoder: DecoderRecipe | None = None
+    """Sizes of the decoder; None for a codec that only encodes."""
+    weights: ArtifactReference | None = None
+    """The trained decoder."""
+    statistics: ArtifactReference | None = None
+    """Mean and variance of the latent; without them the latent is not normalised."""
+
+
+class VAECodecRecipe(Recipe):
+    """A diffusers `AutoencoderKL` (FLUX, SD), shifted and scaled, its latent packed into tokens."""
+
+    type: Literal["vae"]
+    path: str
+    """Folder or hub name."""
+    subfolder: str | None = None
+    """Where in it the VAE is ("vae" in a pipeline's folder)."""
+    image_size: int = Field(default=256, gt=0)
+    """Side of the images."""
+    pack: int = Field(default=2, gt=0)
+    """Latent pixels per token and side; a token holds them in (C, p, p) order (facts A5)."""
+
+
+class PixelsCodecRecipe(Recipe):
+    """No network: a token is a patch of pixels, scaled to [-1, 1]."""
+
+    type: Literal["pixels"]
+    image_size: int = Field(gt=0)
+    """Side of the images."""
+    patch_size: int = Field(default=16, gt=0)
+    """Side of a patch."""
+
+
+CodecRecipe = Annotated[RAECodecRecipe | VAECodecRecipe | PixelsCodecRecipe, Field(discriminator="type")]

@@ -1,0 +1,99 @@
+"""Reading Hugging Face folders (or hub names) with clear errors: a wrong class, a missing weight, a missing folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from raexla.recipe import UserError
+
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+
+
+def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str, Any]:
+    """The `config.json` of a Hugging Face folder or hub name, as a dictionary.
+
+    Args:
+        path: a local folder or a hub name ("google/siglip2-so400m-patch14-224").
+        model_types: the accepted values of `model_type`, each with the class that it stands for.
+        wanted: what the caller is looking for, for the message ("encoder type siglip2").
+
+    Raises:
+        UserError: nothing can be read there, or it is another class of model.
+    """
+    try:
+        config, _ = PretrainedConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: no Hugging Face config.json can be read there ({reason})") from error
+    found = config.get("model_type")
+    if found not in model_types:
+        name = ", ".join(config.get("architectures") or []) or "a model without an `architectures` entry"
+        accepted = " or ".join(f"{cls} (model_type {kind!r})" for kind, cls in model_types.items())
+        raise UserError(
+            f"{path}: holds {name} (model_type {found!r}); {wanted} needs {accepted}: give another path or another type"
+        )
+    return config
+
+
+def load_pretrained(model_class: type[ModelT], path: str, config: PretrainedConfig) -> ModelT:
+    """`from_pretrained` in float32 on the CPU that refuses to leave any parameter at its random initial value.
+
+    Weights that the class does not use (a text tower, a pixel decoder) are ignored.
+
+    Raises:
+        UserError: no weights there, a parameter is missing from them, or one has another shape.
+    """
+    try:
+        with _own_report():
+            model, info = model_class.from_pretrained(
+                path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: the weights of {model_class.__name__} can't be read ({reason})") from error
+    refuse_incomplete(path, model_class.__name__, info)
+    return model
+
+
+def load_state(model_class: type[ModelT], state: dict[str, torch.Tensor], config: PretrainedConfig) -> ModelT:
+    """A model from tensors under the file's key names, which transformers maps to its own module names.
+
+    Raises:
+        UserError: a parameter is missing from `state` or has another shape.
+    """
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    with _own_report():
+        model, info = model_class.from_pretrained(None, config=config, state_dict=state, **options)
+    refuse_incomplete("the given tensors", model_class.__name__, info)
+    return model
+
+
+def refuse_incomplete(path: str, name: str, info: dict[str, Any]) -> None:
+    """Raise a `UserError` if transformers' loading report names missing or mis-shaped parameters."""
+    problems = [f"{key} is missing" for key in sorted(info.get("missing_keys", ()))]
+    for key, found, wanted in sorted(info.get("mismatched_keys", ())):
+        problems.append(f"{key} has shape {list(found)}, the model needs {list(wanted)}")
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"{path}: not the weights of this {name}: {shown}")
+
+
+@contextmanager
+def _own_report() -> Iterator[None]:
+    """Silences transformers' table of missing and unexpected keys: `refuse_incomplete` says what matters."""
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` names a folder on this machine rather than a model on the hub."""
+    return Path(path).is_dir()
