@@ -209,7 +209,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _deep_to_8_bit(image: Image.Image) -> np.ndarray:
-    """Grey of 16 or 32 bits or float -> uint8 `[H, W]`. Integers above 255 are taken as 16-bit, floats up to 1 as 0..1."""
+    """Grey of 16 or 32 bits or float -> uint8 `[H, W]`. Integers above 255 are taken as 16-bit, floats up to 1 as
+    0..1."""
     values = np.asarray(image, dtype=np.float64)
     if image.mode.startswith("I;16"):
         scale = 1 / 257

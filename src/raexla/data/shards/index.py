@@ -2,8 +2,8 @@
 
 `index.json` is small and readable: per shard its name, samples, bytes, SHA-256, extensions. `index.members` holds the
 shards' member tables one after another, each compressed, so that a reader fetches only the tables of the shards that
-it reads. Two hashes stand for the set: `order_hash` (names, keys and sizes; the order of a run depends on it, and it can
-be had without reading the pictures) and `manifest_hash` (names and SHA-256; what reports call the data by).
+it reads. Two hashes stand for the set: `order_hash` (names, keys and sizes; the order of a run depends on it, and it
+can be had without reading the pictures) and `manifest_hash` (names and SHA-256; what reports call the data by).
 """
 
 import hashlib
@@ -106,7 +106,8 @@ def entry_of(name: str, size: int, sha256: str | None, table: MemberTable) -> Sh
 def index(folder: str, *, say: Say | None = None) -> Index:
     """Read every shard of `folder` (path or URL) once and write `index.json` and `index.members` there.
 
-    Raises `UserError` when there is no shard, `ShardDamaged` naming every shard that isn't whole; nothing is written then.
+    Raises `UserError` when there is no shard, `ShardDamaged` naming every shard that isn't whole; nothing is written
+    then.
     """
     store = Store(folder)
     made = build_index(store, checksums=True, say=say)
@@ -115,12 +116,14 @@ def index(folder: str, *, say: Say | None = None) -> Index:
 
 
 def load_index(store: Store, *, say: Say | None = None) -> Index:
-    """The index of `store`, or, without one, an index made in memory from the shards' headers (`say` tells what is missed)."""
+    """The index of `store`, or, without one, an index made in memory from the shards' headers (`say` tells what is
+    missed)."""
     if store.exists(INDEX):
         return read_index(store)
     if say is not None:
         say(
-            f"{store.url}: no {INDEX}: reading the headers of every shard; contents can't be checked against checksums and "
+            f"{store.url}: no {INDEX}: reading the headers of every shard; contents can't be checked against "
+            f"checksums and "
             f"every start pays this again. `raexla shards index {store.url}` makes one"
         )
     return build_index(store, checksums=False, say=say)
@@ -132,7 +135,8 @@ def read_index(store: Store) -> Index:
         plain = json.loads(store.read(INDEX))
         if plain["format"] != FORMAT or plain["version"] != VERSION:
             raise UserError(
-                f"{store.url}/{INDEX}: format {plain['format']} version {plain['version']}, this program reads {FORMAT} "
+                f"{store.url}/{INDEX}: format {plain['format']} version {plain['version']}, this program reads "
+                f"{FORMAT} "
                 f"version {VERSION}; run `raexla shards index {store.url}`"
             )
         shards = [

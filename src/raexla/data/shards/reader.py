@@ -6,8 +6,8 @@ On a local disk a sample is one read of its own bytes: the page cache does the r
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from typing import Generic, Hashable, TypeVar
+from collections.abc import Callable, Collection, Hashable
+from typing import Generic, TypeVar
 
 from raexla.data.shards.index import Index, Say, load_index
 from raexla.data.shards.store import Retry, ShardDamaged, Store
@@ -17,7 +17,8 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[V]):
-    """Least recently used values up to a total cost. Safe between threads; a value is made once even if two ask for it."""
+    """Least recently used values up to a total cost. Safe between threads; a value is made once even if two ask for
+    it."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -86,7 +87,8 @@ class ShardSet:
             size = self.store.size(entry.name)
             if size != entry.bytes:
                 raise ShardDamaged(
-                    f"{self.store.url}/{entry.name}: {size} bytes, its index says {entry.bytes}: the shard was changed or cut "
+                    f"{self.store.url}/{entry.name}: {size} bytes, its index says {entry.bytes}: the shard was "
+                    f"changed or cut "
                     f"short; `raexla shards verify {self.store.url}` tells, `raexla shards index` makes a new index"
                 )
             self._checked.add(shard)

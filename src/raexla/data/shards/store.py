@@ -33,7 +33,8 @@ class ShardDamaged(UserError):
 
 @dataclass(frozen=True)
 class Retry:
-    """How often and how long a transport failure is retried; sleeps are uniform in [0, first x 2^n], at most `longest`."""
+    """How often and how long a transport failure is retried; sleeps are uniform in [0, first x 2^n], at most
+    `longest`."""
 
     attempts: int = 6
     first_seconds: float = 0.5

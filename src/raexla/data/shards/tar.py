@@ -1,8 +1,8 @@
 """Where the members of a WebDataset shard stand: one row a sample, one column an extension.
 
 webdataset's conventions: a member's key is its path up to the first dot of its base name, its extension the rest, in
-lower case; members with one key make a sample. Two things webdataset gets wrong or refuses are put right here, because a
-table allows random access: members of a sample that are not adjacent still make one sample (counted), and a second
+lower case; members with one key make a sample. Two things webdataset gets wrong or refuses are put right here, because
+a table allows random access: members of a sample that are not adjacent still make one sample (counted), and a second
 member with the same key and extension is left aside (counted and named).
 
 Nothing is ever extracted: names are only read.
@@ -36,7 +36,8 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 @dataclass
 class MemberTable:
-    """`offsets` and `sizes` are int64 `[samples, extensions]`: where a member's bytes stand in the shard; -1 = absent."""
+    """`offsets` and `sizes` are int64 `[samples, extensions]`: where a member's bytes stand in the shard; -1 =
+    absent."""
 
     keys: list[str]
     extensions: list[str]

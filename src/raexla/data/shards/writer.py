@@ -23,9 +23,9 @@ class ShardWriter:
     >>> with ShardWriter("shards/cats") as writer:
     ...     writer.write("000001", {"png": png_bytes, "txt": "a cat".encode()})
 
-    Leaving the `with` block by an exception drops the unfinished shard and writes no index: the finished shards are good,
-    and the folder says that it isn't complete by having no `index.json`. A folder that already has shards is refused
-    unless `overwrite`, which removes the old index and shards first.
+    Leaving the `with` block by an exception drops the unfinished shard and writes no index: the finished shards are
+    good, and the folder says that it isn't complete by having no `index.json`. A folder that already has shards is
+    refused unless `overwrite`, which removes the old index and shards first.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class ShardWriter:
         self._begin()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample. `key` has no dot in its last part and is new in its shard; extensions are `png`, `txt`, ...
+        """Append one sample. `key` has no dot in its last part and is new in its shard; extensions are `png`, `txt`,
+        ...
 
         Raises `ValueError` for a key or an extension that would not read back as it was written.
         """
