@@ -39,13 +39,19 @@ class Progress:
     def advance(self, values: Mapping[str, float] | None = None) -> None:
         """One more step is done; `values` are shown beside the bar until the next ones come."""
         self._done += 1
-        if values:
-            self._note = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.show(values, redraw=False)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, note=self._note)
         elif not self._quiet and (time.monotonic() - self._last > self._every or self._done == self._total):
             self._last = time.monotonic()
             print(f"{self._what} {self._done}/{self._total}  {self._note}", file=sys.stderr, flush=True)
+
+    def show(self, values: Mapping[str, float] | None, redraw: bool = True) -> None:
+        """Change what is shown beside the bar."""
+        if values:
+            self._note = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None and redraw:
+            self._bar.update(self._task, note=self._note)
 
     def say(self, line: str) -> None:
         """A line above the bar."""

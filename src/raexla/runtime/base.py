@@ -145,6 +145,10 @@ class Runtime(Protocol):
         """Wait until the devices have done all that was asked of them."""
         ...
 
+    def peak_flops(self) -> tuple[float, str]:
+        """Peak FLOP/s of all devices together, and where the figure comes from."""
+        ...
+
     def counters(self) -> Counters:
         """Totals since the process started."""
         ...

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from raexla.recipe import UserError
 from raexla.runtime.base import Counters, EagerRecipe, Piece, Scalars, StepFunction
 from raexla.runtime.mesh import MeshRecipe
+from raexla.runtime.peak import measured_peak
 from raexla.runtime.processes import Processes
 from raexla.runtime.sharding import Table, resolve
 
@@ -101,6 +102,10 @@ class EagerRuntime:
     def finish(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def peak_flops(self) -> tuple[float, str]:
+        value, source = measured_peak(self.device)
+        return value * self.process_count, source
 
     def counters(self) -> Counters:
         return Counters()

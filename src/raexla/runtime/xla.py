@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from raexla.recipe import UserError
 from raexla.runtime.base import Counters, Piece, Scalars, StepFunction, XlaRecipe
 from raexla.runtime.mesh import AXES, BATCH_AXES, MeshRecipe
+from raexla.runtime.peak import measured_peak, tpu_peak
 from raexla.runtime.processes import Processes
 from raexla.runtime.sharding import Axes, Table, resolve
 
@@ -69,10 +70,19 @@ class XlaRuntime:
     def batch_shards(self) -> int:
         return self.mesh["data"] * self.mesh["fsdp"]
 
-    def _up(self, tensor: Tensor, axes: Axes, minibatch: bool = False) -> Tensor:
+    def _up(self, tensor: Tensor, axes: Axes) -> Tensor:
+        # Under SPMD .to() keeps the data on the host until mark_sharding sends each device its own part.
+        placed = tensor.to(self.device)
+        self._xs.mark_sharding(placed, self._mesh, axes)
+        return placed
+
+    def _up_rows(self, tensor: Tensor, axes: Axes) -> Tensor:
+        """This host's rows of a batch that is split over all hosts."""
+        if self.process_count == 1:
+            return self._up(tensor, axes)
         import torch_xla.core.xla_model as xm
 
-        spec = self._xs.ShardingSpec(self._mesh, axes, minibatch=minibatch)
+        spec = self._xs.ShardingSpec(self._mesh, axes, minibatch=True)
         return xm.send_cpu_data_to_device([tensor], self.device, input_sharding=spec)[0]
 
     def place(self, module: nn.Module, table: Table | None = None) -> None:
@@ -116,7 +126,7 @@ class XlaRuntime:
             tensor = torch.from_numpy(np.ascontiguousarray(array))
             tensor = tensor.reshape(accumulate, -1, *tensor.shape[1:])
             axes: Axes = (None, BATCH_AXES, *(None,) * (tensor.ndim - 2))
-            out[name] = self._up(tensor, axes, minibatch=self.process_count > 1)
+            out[name] = self._up_rows(tensor, axes)
         return out
 
     def replicate(self, array: np.ndarray) -> Tensor:
@@ -188,6 +198,15 @@ class XlaRuntime:
         import torch_xla.core.xla_model as xm
 
         xm.wait_device_ops()
+
+    def peak_flops(self) -> tuple[float, str]:
+        import torch_xla.core.xla_model as xm
+
+        if xm.xla_device_hw(self.device) == "TPU":
+            from torch_xla._internal import tpu
+
+            return tpu_peak(tpu.get_tpu_env()["ACCELERATOR_TYPE"], self.device_count)
+        return measured_peak(torch.device("cpu"))  # virtual devices share the one CPU
 
     def counters(self) -> Counters:
         import torch_xla.debug.metrics as met

@@ -1,0 +1,83 @@
+"""The run directory: what it holds, when it may be gone on with, when it is refused."""
+
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from raexla.checkpoint import Checkpoint, latest
+from raexla.checkpoint.files import read_json, write_json
+from raexla.recipe import Recipe, UserError, differences, load_text, show
+from raexla.train.base import StageRecipe
+
+#: Keys in which a resumed run may differ from the one that began: they change no step that has been taken.
+MAY_CHANGE = ("train.steps", "train.accumulate", "run.dir", "runtime", "mesh", "eval", "obs", "checkpoint", "data.loader")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for manifests."""
+    found = {"python": platform.python_version()}
+    for package in ("raexla", "torch", "torch_xla", "transformers", "safetensors"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class RunDirectory:
+    """A run's directory on disk.
+
+    Args:
+        fresh: remove what a former run left there.
+
+    Raises:
+        UserError: it holds a run of another recipe, or something that is not a run.
+    """
+
+    def __init__(self, recipe: StageRecipe, stages: Mapping[str, type[Recipe]], fresh: bool, first: bool) -> None:
+        self.path = Path(recipe.run.dir)
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.artifact = self.path / "artifact"
+        if fresh and first and (self.path / "recipe.yaml").is_file():
+            shutil.rmtree(self.path)
+        elif (self.path / "recipe.yaml").is_file():
+            self._check(recipe, stages)
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(f"run.dir {self.path} is not empty and holds no run: choose another directory")
+        if first:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            (self.path / "recipe.yaml").write_text(show(recipe), encoding="utf-8")
+
+    def _check(self, recipe: StageRecipe, stages: Mapping[str, type[Recipe]]) -> None:
+        text = (self.path / "recipe.yaml").read_text(encoding="utf-8")
+        old = load_text(text, stages, name=str(self.path / "recipe.yaml"))
+        changed = [
+            key for key in differences(old, recipe) if not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
+        ]
+        if changed:
+            more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+            raise UserError(
+                f"{self.path} holds a run of another recipe (differs in {', '.join(changed[:6])}{more}): "
+                "choose another --out, or --fresh to start over there"
+            )
+
+    def latest(self) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one."""
+        return latest(self.checkpoints)
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Merge values into `run.json`."""
+        path = self.path / "run.json"
+        write_json(path, (read_json(path) if path.is_file() else {}) | dict(values))
+
+    def quarantine(self, refused: list[dict[str, Any]]) -> None:
+        """Name refused samples in `quarantine.jsonl`."""
+        import json
+
+        if refused:
+            with (self.path / "quarantine.jsonl").open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in refused)
