@@ -91,8 +91,9 @@ def detect(image: np.ndarray) -> list[Detection]:
     templates, shapes = _templates()
     found = []
     for index, name in enumerate(COLORS):
-        labels, count = ndimage.label((color == index) & (alpha >= 0.5))
-        for region in range(1, count + 1):
+        labels = np.empty(color.shape, np.int32)
+        ndimage.label((color == index) & (alpha >= 0.5), output=labels)
+        for region in range(1, int(labels.max()) + 1):
             mask = labels == region
             if mask.sum() < MIN_AREA:
                 continue

@@ -109,7 +109,7 @@ def prompts(per_task: int, seed: int = 0, *, held_out: bool = False) -> list[Nan
     for task in ("colors", "color_attribution") if held_out else TASKS:
         rng = np.random.default_rng([seed, 1000 + TASKS.index(task), int(held_out)])
         seen: set[str] = set()
-        for _ in range(100 * per_task):
+        for _ in range(40 * per_task):
             if len(seen) == per_task:
                 break
             scene = _held_out_scene(rng, task) if held_out else draw_scene(rng, task)

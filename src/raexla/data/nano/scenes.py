@@ -1,8 +1,8 @@
 """Scenes of the nano world: what stands where, and the six kinds of scene after GenEval's six tasks.
 
 The image is divided into 2x2 places of 16x16 pixels; a place holds at most one object, whose size and centre are
-jittered freely inside the place, so that objects never touch. Coordinates are in pixels, x to the right, y downward, pixel
-``(i, j)`` covering ``[j, j+1) x [i, i+1)``.
+jittered freely inside the place, so that objects never touch. Coordinates are in pixels, x to the right, y downward,
+pixel ``(i, j)`` covering ``[j, j+1) x [i, i+1)``.
 """
 
 from __future__ import annotations

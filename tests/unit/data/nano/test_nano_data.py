@@ -41,7 +41,10 @@ def test_samples_are_a_pure_function_of_the_index(split) -> None:
     for index, item in enumerate(samples(split, 3, seed=5, start=3), start=3):
         assert item.key == whole[index].key
         assert _texts(item) == _texts(whole[index])
-        assert np.array_equal(item.image, whole[index].image) if item.image is not None else split == "language"
+        expected = whole[index].image
+        assert (item.image is None) == (expected is None) == (split == "language")
+        if item.image is not None and expected is not None:
+            assert np.array_equal(item.image, expected)
     assert _texts(sample(split, 0, seed=5)) != _texts(sample(split, 0, seed=6))
     assert json.loads(json.dumps([item.meta for item in whole]))
 
@@ -75,7 +78,7 @@ def test_prompts_are_distinct_evaluation_captions_and_true() -> None:
 
 def test_too_many_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match="single_object"):
-        prompts(1000)
+        prompts(250)
 
 
 def test_held_out_pairs_leave_every_shape_and_color_in_training() -> None:
@@ -98,7 +101,7 @@ def test_objects_stay_in_their_places_and_never_touch() -> None:
     for index in range(300):
         scene = draw_scene(np.random.default_rng(index), None)
         drawn = [coverage(item.shape, item.center, item.radius) > 0 for item in scene.objects]
-        assert (sum(mask.astype(int) for mask in drawn) <= 1).all()
+        assert (np.sum(drawn, axis=0) <= 1).all()
         for item, mask in zip(scene.objects, drawn, strict=True):
             rows, columns = np.nonzero(mask)
             row, column = divmod(item.place, 2)
