@@ -65,8 +65,7 @@ def chat_rows(chat: Chat, recipe: AnyTransformRecipe) -> tuple[Transform, Collat
         elif sample.kind == "conversation":
             row = chat.conversation(sample.conversation)
             if row.query_start >= 0:
-                raise Refused("bad_conversation", "the image stands in an answer; generation samples are of kind
-                caption")
+                raise Refused("bad_conversation", "an image in an answer; generation samples are of kind caption")
         elif sample.kind == "text":
             row = chat.text(sample.caption or "")
         else:
