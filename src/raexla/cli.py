@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from raexla.recipe import Recipe
 
 app = typer.Typer(
-    help="Train and run text-to-image models on RAE latents, with PyTorch/XLA SPMD. One recipe (a YAML file) is one run.",
+    help="Train and run text-to-image models on RAE latents with PyTorch/XLA. One recipe (a YAML file) is one run.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -14,7 +14,7 @@ class RaexlaError(Exception):
 
 
 class UserError(RaexlaError):
-    """The user can put this right: a recipe, a path, an option. One clear line each, with both numbers and what to do."""
+    """The user can put this right (a recipe, a path, an option): a clear line each, both numbers and what to do."""
 
     exit_code = 2
 

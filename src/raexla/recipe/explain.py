@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from raexla.recipe.source import Node, Problem, dotted
@@ -41,16 +40,29 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def explain(errors: Sequence[ErrorDetails], model: type[BaseModel], tree: Node) -> list[Problem]:
-    """One problem for each error of `model.model_validate(tree)`; alternatives of one plain union become one problem."""
+    """One problem for each place at which `model` refused the tree."""
     messages: dict[Path, list[str]] = {}
-    problems: list[Problem] = []
+    alternatives: set[Path] = set()
     for error in errors:
-        path, owner = _resolve(model, error["loc"], tree)
+        path, owner, union = _resolve(model, error["loc"], tree)
         messages.setdefault(path, []).append(_message(error, path, owner))
+        if union is not None:
+            alternatives.add(union)
+    problems: list[Problem] = []
     for path, texts in messages.items():
-        unique = list(dict.fromkeys(texts))
-        problems.append(Problem(_locate(tree, path).origin, dotted(path), ", or ".join(unique)))
+        # `int | tuple[int, int]` given [1, "a"]: the arm that got further tells what is wrong
+        if path in alternatives and any(other[: len(path)] == path and other != path for other in messages):
+            continue
+        problems.append(Problem(_locate(tree, path).origin, dotted(path), _either(list(dict.fromkeys(texts)))))
     return problems
+
+
+def _either(texts: list[str]) -> str:
+    """`is 'x', must be a list` and `is 'x', must be text` -> `is 'x', must be a list or text`."""
+    split = [text.partition(", must be ") for text in texts]
+    if len({(is_what, link) for is_what, link, _ in split}) == 1 and split[0][1]:
+        return split[0][0] + split[0][1] + " or ".join(what for _, _, what in split)
+    return ", or ".join(texts)
 
 
 def _message(error: ErrorDetails, path: Path, owner: Any) -> str:
@@ -69,20 +81,15 @@ def _message(error: ErrorDetails, path: Path, owner: Any) -> str:
         tag = str(context["tag"])
         return f"unknown {key} {tag!r}{nearest(tag, valid)} (valid: {names})"
     if kind in ("literal_error", "enum"):
-        valid_text = str(context["expected"])
-        near = nearest(given, [part.strip("'") for part in _split_choices(valid_text)]) if isinstance(given, str) else ""
-        return f"is {_shown(given)}, must be {valid_text}{near}"
+        expected = str(context["expected"])  # 'a', 'b' or 'c'
+        words = [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
+        return f"is {_shown(given)}, must be {expected}{nearest(str(given), words)}"
     if kind in ("value_error", "assertion_error"):
         return error["msg"].split(", ", 1)[-1]
     if kind in _SHOULD_BE:
         return f"is {_shown(given)}, {_SHOULD_BE[kind]}"
     text = error["msg"].replace("Input should", "must").replace("Value should", "must")
     return f"is {_shown(given)}, {text[:1].lower()}{text[1:]}"
-
-
-def _split_choices(text: str) -> list[str]:
-    """pydantic's `'a', 'b' or 'c'` -> the three words, still quoted."""
-    return [part.strip() for part in text.replace(" or ", ",").split(",")]
 
 
 def _unknown_key(key: str, owner: Any) -> str:
@@ -110,12 +117,10 @@ def _locate(tree: Node, path: Path) -> Node:
     """The deepest node on the path that was written down: for a missing key, the map that lacks it."""
     node = tree
     for part in path:
-        if isinstance(node.value, dict) and str(part) in node.value:
-            node = node.value[str(part)]
-        elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-        else:
+        child = _child(node, part)
+        if child is None:
             break
+        node = child
     return node
 
 
@@ -123,11 +128,12 @@ def _locate(tree: Node, path: Path) -> Node:
 # so it is followed along the types.
 
 
-def _resolve(model: Any, location: Sequence[str | int], tree: Node) -> tuple[Path, Any]:
-    """The path in the recipe, and the type that stands at its parent (the one whose keys are valid there)."""
+def _resolve(model: Any, location: Sequence[str | int], tree: Node) -> tuple[Path, Any, Path | None]:
+    """The path in the recipe; the type whose keys or tags are valid there; where an untagged union was met, if any."""
     path: list[str | int] = []
     current: Any = model
     owner: Any = model
+    union: Path | None = None
     for part in location:
         current = _strip(current)
         origin = get_origin(current)
@@ -135,10 +141,11 @@ def _resolve(model: Any, location: Sequence[str | int], tree: Node) -> tuple[Pat
             owner = current
             path.append(part)
             field = current.model_fields.get(str(part))
-            current = _field_type(field) if field else None
+            current = field.annotation if field else None
         elif origin in (Union, types.UnionType):
-            current = _arm(current, str(part))  # not part of the path
-            owner = current
+            if str(part) not in _tags(current):
+                union = tuple(path)
+            owner = current = _arm(current, str(part))  # the label is not part of the path
         elif origin in (list, tuple, set, frozenset, Sequence, typing.Sequence):
             owner, current = current, _item(current, part)
             path.append(part)
@@ -151,26 +158,25 @@ def _resolve(model: Any, location: Sequence[str | int], tree: Node) -> tuple[Pat
             path.append(part)
     if get_origin(_strip(current)) in (Union, types.UnionType):
         owner = _strip(current)
-    return tuple(path), owner
+    return tuple(path), owner, union
 
 
 def _exists(tree: Node, path: Path) -> bool:
-    found: Callable[[Node, Path], bool]
-
-    def found(node: Node, rest: Path) -> bool:
-        if not rest:
-            return True
-        if isinstance(node.value, dict):
-            return str(rest[0]) in node.value and found(node.value[str(rest[0])], rest[1:])
-        if isinstance(node.value, list):
-            return isinstance(rest[0], int) and rest[0] < len(node.value) and found(node.value[rest[0]], rest[1:])
-        return False
-
-    return found(tree, path)
+    node = tree
+    for part in path:
+        child = _child(node, part)
+        if child is None:
+            return False
+        node = child
+    return True
 
 
-def _field_type(field: FieldInfo) -> Any:
-    return field.annotation
+def _child(node: Node, part: str | int) -> Node | None:
+    if isinstance(node.value, dict):
+        return node.value.get(str(part))
+    if isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+        return node.value[part]
+    return None
 
 
 def _strip(annotation: Any) -> Any:

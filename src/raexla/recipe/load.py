@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,8 +15,6 @@ from raexla.recipe.errors import UserError
 from raexla.recipe.explain import explain, nearest
 from raexla.recipe.merge import apply_set, merge
 from raexla.recipe.source import Node, Origin, Problem, fail, parse
-
-RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 
 def load(path: str | Path, stages: Mapping[str, type[Recipe]], overrides: Sequence[str] = ()) -> Recipe:
@@ -43,16 +41,6 @@ def load_text(
     return _finish(tree, problems, stages, overrides)
 
 
-def validate(tree: Node, model: type[RecipeT]) -> RecipeT:
-    """The tree as an object of the given type; raises UserError that lists every problem."""
-    # Strict JSON mode is the strictness meant for YAML: no text for numbers, but lists for tuples and text for paths.
-    try:
-        return model.model_validate_json(json.dumps(tree.plain()), strict=True)
-    except ValidationError as error:
-        fail(explain(error.errors(include_url=False), model, tree))
-        raise
-
-
 def _finish(
     tree: Node, problems: list[Problem], stages: Mapping[str, type[Recipe]], overrides: Sequence[str]
 ) -> Recipe:
@@ -68,25 +56,28 @@ def _finish(
     if model is None:
         fail(problems)
     assert model is not None
+    recipe: Recipe | None = None
     try:
+        # Strict JSON mode is the strictness meant for YAML: no text for numbers, but lists for tuples, text for paths.
         recipe = model.model_validate_json(json.dumps(tree.plain()), strict=True)
     except ValidationError as error:
-        fail(problems + explain(error.errors(include_url=False), model, tree))
-        raise
+        problems = problems + explain(error.errors(include_url=False), model, tree)
     fail(problems)
+    assert recipe is not None
     return recipe
 
 
 def _stage(tree: Node, stages: Mapping[str, type[Recipe]]) -> tuple[type[Recipe] | None, list[Problem]]:
     assert isinstance(tree.value, dict)
-    valid = ", ".join(stages)
+    valid = f" (valid: {', '.join(stages)})"
     node = tree.value.get("stage")
     if node is None:
-        return None, [Problem(tree.origin, "stage", f"required, and missing (valid: {valid})")]
+        return None, [Problem(tree.origin, "stage", f"required, and missing{valid}")]
     if isinstance(node.value, str) and node.value in stages:
         return stages[node.value], []
     given = node.plain()
-    return None, [Problem(node.origin, "stage", f"unknown stage {given!r}{nearest(str(given), stages)} (valid: {valid})")]
+    near = nearest(str(given), stages)
+    return None, [Problem(node.origin, "stage", f"unknown stage {given!r}{near}{valid}")]
 
 
 def _read_chain(path: Path, below: tuple[Path, ...], asked_by: Origin | None = None) -> tuple[Node, list[Problem]]:
@@ -101,7 +92,8 @@ def _read_chain(path: Path, below: tuple[Path, ...], asked_by: Origin | None = N
     extends = rest.pop("extends")
     if not isinstance(extends.value, str):
         return Node(rest, tree.origin), [*problems, Problem(extends.origin, "extends", "must name one recipe file")]
-    parent, more = _read_chain(path.parent / extends.value, (*below, resolved), extends.origin)
+    above = Path(os.path.normpath(path.parent / extends.value))
+    parent, more = _read_chain(above, (*below, resolved), extends.origin)
     return merge(parent, Node(rest, tree.origin)), problems + more
 
 
@@ -124,12 +116,12 @@ def _near_files(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f" (there is no folder {folder})"
-    names = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
-    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    if f"{path.name}.yaml" in names:
-        close = [f"{path.name}.yaml"]
+    by_stem = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in (".yaml", ".yml")}
+    close = difflib.get_close_matches(path.stem, by_stem, n=3, cutoff=0.6)
+    if path.stem in by_stem:
+        close = [path.stem]
     if close:
-        return f"; did you mean {' or '.join(str(folder / name) for name in close)}?"
+        return f"; did you mean {' or '.join(str(by_stem[stem]) for stem in close)}?"
     return _listing(folder)
 
 

@@ -9,7 +9,7 @@ from raexla.recipe.source import Node, Origin, Problem, parse
 def merge(parent: Node, child: Node) -> Node:
     """Lay `child` over `parent`: maps merge key by key, everything else (lists, scalars, null) is replaced.
 
-    Where both maps have a `type` and they differ, nothing of the parent's map is kept: its keys belong to the other type.
+    Where both maps have a `type` and they differ, nothing of the parent's is kept: its keys belong to the other type.
     """
     if not isinstance(parent.value, dict) or not isinstance(child.value, dict):
         return child

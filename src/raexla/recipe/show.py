@@ -7,15 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from pydantic.json_schema import models_json_schema
 
 from raexla.recipe.base import Recipe
-from raexla.recipe.source import Dumper
+from raexla.recipe.source import write
 
 
 def show(recipe: Recipe) -> str:
     """The resolved recipe, defaults included, as YAML text that loads back to an equal object."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return write(recipe.model_dump(mode="json"))
 
 
 def digest(recipe: Recipe) -> str:
@@ -45,16 +45,15 @@ def schema(stages: Mapping[str, type[Recipe]]) -> dict[str, Any]:
 
     A file may inherit any key from the recipe it extends, so no key is required here; the loader checks that.
     """
-    definitions: dict[str, Any] = {}
+    references, everything = models_json_schema([(model, "validation") for model in stages.values()])
+    definitions: dict[str, Any] = {name: _relax(item) for name, item in everything["$defs"].items()}
     arms: list[dict[str, Any]] = []
     for name, model in stages.items():
-        arm = model.model_json_schema(mode="validation", ref_template="#/$defs/{model}")
-        for key, definition in arm.pop("$defs", {}).items():
-            definitions.setdefault(key, _relax(definition))
-        arm = _relax(arm)
-        arm["properties"] = {
+        arm = references[(model, "validation")]
+        own = definitions[arm["$ref"].removeprefix("#/$defs/")]
+        own["properties"] = {
             "extends": {"type": "string", "description": "One parent recipe, relative to this file."},
-            **arm.get("properties", {}),
+            **own.get("properties", {}),
             "stage": {"const": name, "type": "string"},
         }
         arms.append(arm)

@@ -49,7 +49,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a recipe: where it was written, its dotted path ("" for the whole), what is wrong."""
+    """One thing that is wrong: where it was written, its dotted path ("" for the whole recipe), what is wrong."""
 
     origin: Origin
     path: str
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalar rules of YAML 1.2's core schema (and `1_000`)."""
 
 
-class Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):
     """The writer that goes with the loader: it quotes exactly the text that the loader would read as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -86,6 +86,8 @@ class Dumper(yaml.SafeDumper):
         return True
 
 
+_CORE = "tag:yaml.org,2002:"
+_KINDS = {"str", "int", "float", "bool", "null", "seq", "map"}
 _NUMBER_START = list("-+0123456789.")
 _RULES: list[tuple[str, str, list[str]]] = [
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -99,21 +101,37 @@ _RULES: list[tuple[str, str, list[str]]] = [
     ),
     ("merge", r"<<", ["<"]),
 ]
-for _class in (_Loader, Dumper):
+for _class in (_Loader, _Dumper):
     _class.yaml_implicit_resolvers = {}
     for _tag, _pattern, _first in _RULES:
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+        _class.add_implicit_resolver(_CORE + _tag, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # PyYAML folds these line breaks away in its plain and single-quoted styles
+    style = '"' if any(c in text for c in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(_CORE + "str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def write(value: Any) -> str:
+    """Plain dicts, lists and scalars as YAML text that `parse` reads back as the same."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _scalar(node: yaml.ScalarNode) -> Scalar:
-    """The value of a scalar node by its tag; raises KeyError for a tag outside the core schema."""
-    text, kind = node.value, node.tag.removeprefix("tag:yaml.org,2002:")
+    """The value of a scalar node by its tag; raises ValueError where an explicit tag does not fit the text."""
+    text, kind = node.value, node.tag.removeprefix(_CORE)
     plain = text.replace("_", "")
     if kind == "int":
         return int(plain, {"0x": 16, "0o": 8}.get(plain[:2], 10))
     if kind == "float":
         return float(re.sub(r"\.(inf|nan)$", r"\1", plain.lower()))
-    return {"str": lambda: text, "null": lambda: None, "bool": lambda: text.lower() == "true"}[kind]()
+    if kind == "bool":
+        return text.lower() == "true"
+    return None if kind == "null" else text
 
 
 class _Reader:
@@ -146,6 +164,9 @@ class _Reader:
             self.open.discard(id(node))
 
     def _value(self, node: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Node] | list[Node] | Scalar:
+        if node.tag.removeprefix(_CORE) not in _KINDS:
+            self.problem(node, path, f"the tag {node.tag!r} is not allowed in a recipe")
+            return None
         if isinstance(node, yaml.SequenceNode):
             return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -153,8 +174,9 @@ class _Reader:
         assert isinstance(node, yaml.ScalarNode)
         try:
             return _scalar(node)
-        except (KeyError, ValueError):
-            self.problem(node, path, f"the tag {node.tag!r} is not allowed here")
+        except ValueError:
+            shown = node.value if len(node.value) < 40 else node.value[:37] + "..."
+            self.problem(node, path, f"{shown!r} is not a valid {node.tag.removeprefix(_CORE)}")
             return None
 
     def _map(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, Node]:
@@ -164,11 +186,11 @@ class _Reader:
                 self.problem(key_node, path, "a key must be text, not a list or a map")
                 continue
             key = key_node.value
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == _CORE + "merge":
                 self.problem(key_node, path, "merge keys (<<) are not supported; use `extends:`")
             elif key in children:
-                first = children[key].origin.line
-                self.problem(key_node, (*path, key), f"duplicate key (first on line {first})")
+                first = "" if self.set_option else f" (first on line {children[key].origin.line})"
+                self.problem(key_node, (*path, key), f"duplicate key{first}")
             else:
                 # a value counts as written where its key is: that is the line to look at
                 children[key] = self.read(value_node, (*path, key), self.origin(key_node))
@@ -181,9 +203,8 @@ def parse(text: str, name: str, *, set_option: bool = False) -> tuple[Node, list
     Returns the tree and the problems that do not prevent reading on (duplicate keys, foreign tags).
     Raises UserError for text that is not YAML at all.
     """
-    loader = _Loader(text)
     try:
-        root = loader.get_single_node()
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         origin = Origin(name) if set_option or mark is None else Origin(name, mark.line + 1)
@@ -191,8 +212,8 @@ def parse(text: str, name: str, *, set_option: bool = False) -> tuple[Node, list
         raise UserError(f"{origin}: not valid YAML: {what}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise UserError(f"{name}: too deep for a recipe") from None
     reader = _Reader(name, set_option)
     if root is None:
         return Node(None, Origin(name) if set_option else Origin(name, 1)), []

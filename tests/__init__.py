@@ -1,0 +1,1 @@
+"""The tests mirror src/raexla: unit/<package>/test_<module>.py."""
