@@ -8,12 +8,12 @@ The step functions take times as tensors, so that one compiled step serves every
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from raexla.flow.path import noise_from_velocity, per_sample
+from raexla.flow.time import shift_time
 from raexla.recipe import Recipe
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -55,15 +55,10 @@ SamplerRecipe = Annotated[EulerRecipe | HeunRecipe | SDERecipe, Field(discrimina
 """The sampler of a recipe, by its `type`."""
 
 
-def _shift(t: np.ndarray, factor: float) -> np.ndarray:
-    return factor * t / (1 + (factor - 1) * t)
-
-
 def shifted_grid(steps: int, factor: float) -> Tensor:
     """Schedule [steps, 2], float32: shift(i / steps) for i = steps ... 0, from exactly 1 to exactly 0."""
-    times = _shift(np.arange(steps, -1, -1, dtype=np.float64) / steps, factor)
-    times[0], times[-1] = 1.0, 0.0
-    return torch.from_numpy(np.stack([times[:-1], times[1:]], axis=1)).float()
+    times = shift_time(torch.arange(steps, -1, -1, dtype=torch.float64, device="cpu") / steps, factor).float()
+    return torch.stack([times[:-1], times[1:]], dim=1)
 
 
 def released_grid(name: Literal["scale_rae", "rae"], steps: int, factor: float) -> Tensor:
@@ -77,14 +72,13 @@ def released_grid(name: Literal["scale_rae", "rae"], steps: int, factor: float) 
     if steps < 3:
         raise ValueError(f"the released grids need at least 3 steps, got {steps}")
     if name == "rae":
-        times = _shift(1 - np.linspace(0, 0.999, steps), factor)
-        rows = np.stack([times[:-1], times[1:]], axis=1)
-    else:
-        grid = _shift(np.linspace(0.001, 1, 1000), factor)
-        times = grid[np.round(np.linspace(0, 999, steps)).astype(int)]
-        down = times[-2::-1]
-        rows = np.concatenate([np.stack([down[:-1], down[1:]], axis=1), [[times[-2], times[-1]]]])
-    return torch.from_numpy(rows).float()
+        times = shift_time(1 - torch.linspace(0, 0.999, steps, device="cpu"), factor)
+        return torch.stack([times[:-1], times[1:]], dim=1)
+    grid = shift_time(torch.linspace(0.001, 1, 1000, device="cpu"), factor)
+    times = grid[torch.linspace(0, 999, steps, dtype=torch.float64, device="cpu").round().long()]
+    down = times[:-1].flip(0)
+    stray = times[-2:]
+    return torch.cat([torch.stack([down[:-1], down[1:]], dim=1), stray[None]])
 
 
 def make_grid(recipe: EulerRecipe | HeunRecipe | SDERecipe, factor: float) -> Tensor:
