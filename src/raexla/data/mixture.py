@@ -96,11 +96,11 @@ def _rows_per_stream(shares: list[Share], groups: list[str], batch_rows: int, st
             f"multiple of the "
             "streams"
         )
-    total = sum(_exact(share.weight) for share in shares)
+    total = sum((_exact(share.weight) for share in shares), Fraction(0))
     per_stream = batch_rows // streams
     rows, wrong = {}, []
     for group in groups:
-        weight = sum(_exact(share.weight) for share in shares if share.group == group)
+        weight = sum((_exact(share.weight) for share in shares if share.group == group), Fraction(0))
         part = per_stream * weight / total
         rows[group] = int(part)
         if part.denominator != 1 or part == 0:
@@ -119,7 +119,7 @@ def _rows_per_stream(shares: list[Share], groups: list[str], batch_rows: int, st
 
 def _apportion(shares: list[Share], block: int) -> np.ndarray:
     """Samples per source in a block: weights x block by largest remainders, earlier sources first among equals."""
-    total = sum(_exact(share.weight) for share in shares)
+    total = sum((_exact(share.weight) for share in shares), Fraction(0))
     wanted = [_exact(share.weight) / total * block for share in shares]
     counts = [int(part) for part in wanted]
     by_remainder = sorted(range(len(shares)), key=lambda number: (counts[number] - wanted[number], number))

@@ -5,7 +5,7 @@ from pydantic import Field
 from raexla.data.decode import MAX_PIXELS, decode_image
 from raexla.data.draws import generator
 from raexla.data.parse import find_captions, find_conversation, find_field, find_label, parse_json
-from raexla.data.sample import Kind, Refused, Sample
+from raexla.data.sample import Kind, Refused, Sample, Turn
 from raexla.data.shards.index import Say
 from raexla.data.shards.reader import BoundedCache, ShardSet
 from raexla.data.shards.store import Retry
@@ -75,7 +75,9 @@ class Source:
         data = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
         if data is None and recipe.kind in ("caption", "image"):
             raise Refused("missing_image", f"members: {', '.join(sorted(self.shards.table(shard).members(row)))}")
-        caption, conversation, label = None, (), None
+        caption: str | None = None
+        conversation: tuple[Turn, ...] = ()
+        label: int | None = None
         if recipe.kind in ("caption", "text"):
             choices = find_captions(members, meta, recipe.captions)
             draw = int(generator(seed, "caption", uid, epoch).integers(len(choices))) if len(choices) > 1 else 0

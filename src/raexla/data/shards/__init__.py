@@ -5,14 +5,19 @@ adds stands beside it: an index with checksums and the place of every member, wh
 a global order. Nothing is unpickled, no shell is run, no tar is extracted.
 """
 
+from raexla.data.shards.check import VerifyReport, stats, verify
 from raexla.data.shards.index import Index, ShardEntry, index, load_index
+from raexla.data.shards.pack import PackReport, pack
+from raexla.data.shards.peek import Card, contact_sheet, peek
 from raexla.data.shards.reader import BoundedCache, ShardSet
 from raexla.data.shards.store import Retry, ShardDamaged, ShardUnavailable, Store
 from raexla.data.shards.writer import ShardWriter
 
 __all__ = [
     "BoundedCache",
+    "Card",
     "Index",
+    "PackReport",
     "Retry",
     "ShardDamaged",
     "ShardEntry",
@@ -20,6 +25,12 @@ __all__ = [
     "ShardUnavailable",
     "ShardWriter",
     "Store",
+    "VerifyReport",
+    "contact_sheet",
     "index",
     "load_index",
+    "pack",
+    "peek",
+    "stats",
+    "verify",
 ]
