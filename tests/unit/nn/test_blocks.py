@@ -48,7 +48,7 @@ def test_attention_kernel_can_be_swapped() -> None:
 
     attention = Attention(8, 2)
     names = set(attention.state_dict())
-    attention.kernel = TakeValues()  # type: ignore[assignment]
+    attention.kernel = TakeValues()
     x = torch.randn(1, 3, 8)
     torch.testing.assert_close(attention(x), attention.proj(attention.qkv(x)[..., 16:]))
     assert set(attention.state_dict()) == names
@@ -103,5 +103,5 @@ def test_tables_are_refilled_after_meta() -> None:
     rope.to_empty(device="cpu")
     reset_tables(rope)
     expected = Rope2d((4, 4), 8)
-    assert torch.equal(rope[0].cos, expected.cos)  # type: ignore[arg-type]
-    assert torch.equal(rope[0].sin, expected.sin)  # type: ignore[arg-type]
+    assert torch.equal(rope[0].cos, expected.cos)
+    assert torch.equal(rope[0].sin, expected.sin)
