@@ -19,7 +19,7 @@ def fourier_frequencies(count: int = FOURIER_FREQUENCIES, seed: int = FOURIER_SE
 
 def fourier_features(t: Tensor, frequencies: Tensor) -> Tensor:
     """[sin(2 pi t W), cos(2 pi t W)]: t [B] and W [F] -> [B, 2 F], float32 (Tancik et al. 2020)."""
-    angles = 2 * math.pi * t.float()[:, None] * frequencies.float()[None, :]
+    angles = t.float()[:, None] * frequencies.float()[None, :] * (2 * math.pi)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
