@@ -1,0 +1,117 @@
+"""Losses against formulas written out by hand, and LPIPS against the lpips package itself."""
+
+import math
+
+import lpips
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from raexla.losses import (
+    critic_loss,
+    cross_entropy_sum,
+    feature_distance,
+    generator_loss,
+    gram_loss,
+    gram_matrix,
+    l1,
+    load_lpips,
+)
+from raexla.recipe import UserError
+
+
+def test_l1_is_the_mean_absolute_error():
+    assert l1(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.0])).item() == 0.75
+
+
+def test_adversarial_pairs():
+    real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.0])
+    assert critic_loss(real, fake, "hinge").item() == pytest.approx(0.5 * (0.25 + 0.5))
+    assert generator_loss(fake, "hinge").item() == 1.0
+    d_real, d_fake = torch.sigmoid(real), torch.sigmoid(fake)
+    entropy = -0.5 * (d_real.log().mean() + (1 - d_fake).log().mean())
+    for kind in ("vanilla", "non_saturating"):
+        torch.testing.assert_close(critic_loss(real, fake, kind), entropy)
+    torch.testing.assert_close(generator_loss(fake, "vanilla"), (1 - d_fake).log().mean())
+    torch.testing.assert_close(generator_loss(fake, "non_saturating"), -d_fake.log().mean())
+
+
+def test_cross_entropy_shifts_by_one_and_counts():
+    logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[3, -100, 2, 6, -100], [-100, -100, -100, -100, 1]], dtype=torch.int32)
+    total, count = cross_entropy_sum(logits, labels)
+    expected = -(
+        logits[0, 1].log_softmax(0)[2] + logits[0, 2].log_softmax(0)[6] + logits[1, 3].log_softmax(0)[1]
+    )  # labels[:, 0] is nobody's target
+    assert count.item() == 3
+    torch.testing.assert_close(total, expected)
+
+
+def test_nothing_to_learn_gives_zero_and_no_nan():
+    logits = torch.randn(1, 4, 7, requires_grad=True)
+    total, count = cross_entropy_sum(logits, torch.full((1, 4), -100))
+    total.backward()
+    assert (total.item(), count.item()) == (0.0, 0.0)
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_gram_matrix_of_maps_equals_that_of_tokens():
+    maps = torch.randn(2, 3, 4, 5)
+    tokens = maps.flatten(2).transpose(1, 2)
+    by_hand = torch.einsum("bchw,bdhw->bcd", maps, maps) / (3 * 4 * 5)
+    torch.testing.assert_close(gram_matrix(maps), by_hand)
+    torch.testing.assert_close(gram_matrix(tokens), by_hand)
+    other = torch.randn(2, 3, 4, 5)
+    expected = F.mse_loss(gram_matrix(maps), gram_matrix(other))
+    torch.testing.assert_close(gram_loss([maps, maps], [other, maps]), expected)
+    shuffled = tokens[:, torch.randperm(20)]  # style, not layout
+    assert gram_loss([shuffled], [tokens]).item() == pytest.approx(0.0, abs=1e-10)
+
+
+def test_feature_distance_is_scale_free():
+    a, b = torch.randn(2, 6, 8), torch.randn(2, 6, 8)
+    assert feature_distance([a * 3.0], [a]).item() == pytest.approx(0.0, abs=1e-9)
+    expected = (2 - 2 * F.cosine_similarity(a, b, dim=-1)).mean()
+    torch.testing.assert_close(feature_distance([a, b], [b, b]), expected / 2, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """A VGG16's convolutions under torchvision's names, seeded weights."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
+    shapes |= {17: (512, 256), 19: (512, 512), 21: (512, 512), 24: (512, 512), 26: (512, 512), 28: (512, 512)}
+    state = {}
+    for index, (out, inputs) in shapes.items():
+        scale = math.sqrt(2 / (9 * inputs))
+        state[f"features.{index}.weight"] = torch.randn(out, inputs, 3, 3, generator=generator) * scale
+        state[f"features.{index}.bias"] = torch.randn(out, generator=generator) * 0.05
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
+    save_file(state, path)
+    return str(path)
+
+
+def test_lpips_equals_the_package(vgg_file):
+    ours = load_lpips(vgg_file)
+    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    theirs.net.load_state_dict(ours.features.vgg.state_dict())
+    a, b = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+    expected = theirs(a, b, normalize=True)
+    torch.testing.assert_close(ours(a, b), expected.mean(), rtol=1e-5, atol=1e-7)
+    assert ours(a, a).item() == 0.0
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    image = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    ours(image, a[:1]).backward()
+    assert torch.isfinite(image.grad).all()
+
+
+def test_lpips_is_never_random(vgg_file, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.pth: no such file; it should hold VGG16's"):
+        load_lpips(str(tmp_path / "nowhere.pth"))
+    (tmp_path / "junk.pth").write_bytes(b"no weights here")
+    with pytest.raises(UserError, match=r"junk\.pth: can't be read as VGG16's"):
+        load_lpips(str(tmp_path / "junk.pth"))
+    save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "half.safetensors")
+    with pytest.raises(UserError, match=r"not the weights of a VGG16: features\.0\.bias is missing"):
+        load_lpips(str(tmp_path / "half.safetensors"))
