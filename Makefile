@@ -23,9 +23,11 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: help setup demo demo-long nano emoji test test-all check format bench lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target what; do \
+	  printf '  make %-10s %s\n' "$$target" "$$what"; \
+	done
 
-setup: $(STAMP)  ## create .venv and install everything, pinned (BACKEND=xla|plan|tpu|cuda)
+setup: $(STAMP)  ## create .venv and install everything, pinned (BACKEND=xla, plan, tpu or cuda)
 
 $(VENV)/bin/uv: requirements/uv.txt
 	@python="$(PYTHON)"; \
@@ -46,7 +48,8 @@ $(STAMP): $(VENV)/bin/uv pyproject.toml $(wildcard requirements/$(BACKEND)-py*.t
 	@version="$$($(VENV)/bin/python -c 'import sys; print(f"py{sys.version_info[0]}{sys.version_info[1]}")')"; \
 	pinned="requirements/$(BACKEND)-$$version.txt"; \
 	if [[ ! -f "$$pinned" ]]; then \
-	  echo "error: no $$pinned: BACKEND=$(BACKEND) has pins for$$(printf ' %s' requirements/$(BACKEND)-py*.txt)" >&2; exit 2; \
+	  echo "error: no $$pinned; for the Python in $(VENV) ($$version) there are:" requirements/*-"$$version".txt >&2; \
+	  exit 2; \
 	fi; \
 	uv pip install --python $(VENV)/bin/python --require-hashes --no-deps -r "$$pinned"; \
 	uv pip install --python $(VENV)/bin/python --no-deps --no-build-isolation --quiet -e .; \
