@@ -1,0 +1,6 @@
+"""A trained model at work: text -> latent -> image, image + question -> answer.
+
+`codec.py` opens a codec with the artifacts it refers to, `model.py` assembles a text-to-image model from a recipe or from
+its artifact, `images.py` draws pictures, `answers.py` answers questions. Training uses the same functions for its
+samples.
+"""

@@ -1,0 +1,172 @@
+"""What `raexla sample` does: pictures of prompts into a folder, with a contact sheet and a record of how they came about."""
+
+import platform
+import re
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from raexla.checkpoint.files import directory_when_complete, sha256, write_json
+from raexla.flow.guidance import CFGRecipe, NoGuidance
+from raexla.flow.samplers import EulerRecipe, HeunRecipe, SDERecipe
+from raexla.recipe import UserError
+from raexla.runtime import Runtime
+from raexla.sampling.images import ImageSampler, SamplingRecipe
+from raexla.sampling.model import TextToImage
+from raexla.sampling.sheet import save_png, save_sheet
+
+MANIFEST = "manifest.json"
+SHEET = "sheet.png"
+SAMPLERS: dict[str, type[EulerRecipe] | type[HeunRecipe] | type[SDERecipe]] = {
+    "euler": EulerRecipe,
+    "heun": HeunRecipe,
+    "sde": SDERecipe,
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes a picture."""
+    found = {"python": platform.python_version()}
+    for package in ("raexla", "torch", "torch_xla", "transformers", "numpy", "pillow"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def sampling_recipe(
+    sampler: str, steps: int, guidance: float, interval: tuple[float, float], batch_images: int
+) -> SamplingRecipe:
+    """The recipe that command-line options mean; a guidance scale of 1 is none.
+
+    Raises:
+        UserError: no such sampler, or values out of range.
+    """
+    if sampler not in SAMPLERS:
+        raise UserError(f"--sampler: there is no {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    if steps < 1 or batch_images < 1:
+        raise UserError(f"--steps {steps}, --batch {batch_images}: must be at least 1")
+    if guidance < 0 or interval[0] >= interval[1]:
+        raise UserError(f"--guidance {guidance} in {interval}: the scale must be at least 0, the interval LOW < HIGH")
+    return SamplingRecipe(
+        sampler=SAMPLERS[sampler](steps=steps),
+        guidance=NoGuidance() if guidance == 1 else CFGRecipe(scale=guidance, interval=interval),
+        batch_images=batch_images,
+    )
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; empty lines and lines that begin with `#` are left out.
+
+    Raises:
+        UserError: no such file, not text, or no prompt in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts: {path} can't be read: {error}") from error
+    found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not found:
+        raise UserError(f"--prompts: {path} has no prompt in it")
+    return found
+
+
+def slug(text: str, length: int = 48) -> str:
+    """A short part of a file name: lower-case words joined by dashes."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return words[:length].rstrip("-") or "prompt"
+
+
+def may_replace(out: Path, manifest: str = MANIFEST) -> None:
+    """Refuse an output folder that holds something else than a former result.
+
+    Raises:
+        UserError: `out` is a file, or a folder with other things in it.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file; a folder is wanted")
+    if out.is_dir() and any(out.iterdir()) and not (out / manifest).is_file():
+        raise UserError(f"--out: {out} is not empty and holds no {manifest} of a former call; choose another folder")
+
+
+def describe_model(model: TextToImage, runtime: Runtime, dtype: str) -> dict[str, Any]:
+    """Which model, on what: the part that every protocol shares."""
+    return {
+        "model": str(model.source),
+        "model_digest": model.digest,
+        "decoder_digest": model.opened.decoder,
+        "time_shift": model.shift,
+        "resolution": model.codec.image_size,
+        "runtime": runtime.type,
+        "devices": runtime.device_count,
+        "dtype": dtype,
+        "versions": versions(),
+    }
+
+
+def draw(
+    model: TextToImage,
+    runtime: Runtime,
+    recipe: SamplingRecipe,
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    seed: int = 0,
+    per_prompt: int = 1,
+    dtype: str = "float32",
+    tick: Callable[[int], Any] = lambda count: None,
+) -> Path:
+    """Draw `per_prompt` pictures of each prompt with a placed model; returns the contact sheet's path.
+
+    `out` gets numbered PNGs, `sheet.png` and `manifest.json`, all of it or nothing; a former result there is replaced.
+    Picture k of prompt i takes the noise of row i x per_prompt + k, whatever the batch size.
+
+    Raises:
+        PromptError: a prompt is too long for the model; nothing is written.
+        UserError: `out` holds something else.
+    """
+    may_replace(out)
+    repeated = [prompt for prompt in prompts for _ in range(per_prompt)]
+    sampler = ImageSampler(model, runtime, recipe)
+    for prompt in prompts:  # all of them before the first is drawn
+        sampler.rows_of([prompt])
+    images = sampler.images(repeated, seed, tick)
+    digits = max(4, len(str(len(repeated) - 1)))
+    entries: list[dict[str, Any]] = []
+    with directory_when_complete(out) as folder:
+        for row, (prompt, image) in enumerate(zip(repeated, images, strict=True)):
+            name = f"{row:0{digits}d}-{slug(prompt)}.png"
+            save_png(folder / name, image)
+            entries.append({"file": name, "prompt": prompt, "row": row, "sha256": sha256(folder / name)})
+        columns = per_prompt if 3 <= per_prompt <= 8 else 8
+        subtitle = f"{summary(recipe)}, seed {seed}, model {model.digest[:12]}"
+        title = f"{len(images)} pictures of {len(prompts)} prompts" if len(prompts) > 1 else prompts[0]
+        save_sheet(folder / SHEET, images, repeated, columns=columns, title=title, subtitle=subtitle)
+        write_json(
+            folder / MANIFEST,
+            {
+                "format": 1,
+                "seed": seed,
+                "per_prompt": per_prompt,
+                "sampling": recipe.model_dump(mode="json"),
+                "batch_images": sampler.batch,
+                **describe_model(model, runtime, dtype),
+                "sheet": {"file": SHEET, "sha256": sha256(folder / SHEET)},
+                "images": entries,
+            },
+        )
+    return out / SHEET
+
+
+def summary(recipe: SamplingRecipe) -> str:
+    """Sampler and guidance in a few words."""
+    guidance = recipe.guidance
+    if isinstance(guidance, NoGuidance):
+        said = "no guidance"
+    else:
+        low, high = guidance.interval
+        within = "" if (low, high) == (0, 1) else f" for t in [{low:g}, {high:g}]"
+        said = f"{guidance.type} {guidance.scale:g}{within}"
+    return f"{recipe.sampler.type}, {recipe.sampler.steps} steps, {said}"
