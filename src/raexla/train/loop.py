@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -108,24 +109,25 @@ def fit(
             window.steps += 1
             shown = None
             if pending is not None:  # read a step late: the device is never waited for in between
-                shown = _record(metrics, window, pending)
+                shown = window.record(metrics, pending)
                 pending = None
-            if step % recipe.obs.log_every_steps == 0 or step == recipe.train.steps:
+            last = step == recipe.train.steps
+            if step % recipe.obs.log_every_steps == 0 or last:
                 pending = (step, phase, scalars)
             progress.advance(shown)
-            last = step == recipe.train.steps
             stopping = runtime.agree(stop.set)
-            if pending is not None and (last or stopping):
-                progress.show(_record(metrics, window, pending))
-                pending = None
-            if evaluate_every and (step % evaluate_every == 0 or last):
-                with clock.measure("drain"):
-                    runtime.finish()
-                evaluate_now()
-                window.restart()
-            if stopping or last or step % recipe.checkpoint.every_steps == 0:
-                save_now()
-                window.restart()
+            evaluating = evaluate_every is not None and (step % evaluate_every == 0 or last)
+            saving = stopping or last or step % recipe.checkpoint.every_steps == 0
+            if not (evaluating or saving):
+                continue
+            with window.pause():
+                if pending is not None:
+                    progress.show(window.record(metrics, pending))
+                    pending = None
+                if evaluating:
+                    evaluate_now()
+                if saving:
+                    save_now()
             if stopping and not last:
                 raise StopRequested(f"stopped as asked at step {step} of {recipe.train.steps}; the same command resumes")
         if first:
@@ -149,38 +151,44 @@ class _Window:
 
     def __init__(self, runtime: Runtime, clock: Clock, images: int, flops: float, peak: float) -> None:
         self._runtime, self._clock, self._images, self._flops, self._peak = runtime, clock, images, flops, peak
-        self.restart()
+        self._rates: dict[str, float] = {}
+        self._restart()
 
-    def restart(self) -> None:
-        """Begin anew, after something that is not training."""
+    def _restart(self) -> None:
         self.steps, self.waited, self._began = 0, 0.0, time.perf_counter()
         self._compiled = self._runtime.counters().compile_seconds
 
-    def values(self) -> dict[str, float]:
-        """Rates since the last restart, compile time taken out."""
-        compiled = self._runtime.counters()
-        compile_seconds = compiled.compile_seconds - self._compiled
-        elapsed = time.perf_counter() - self._began
-        seconds = max(elapsed - compile_seconds, 1e-9) / max(self.steps, 1)
-        self._clock.seconds["compile"] = compiled.compile_seconds
-        values = {
-            "seconds": seconds,
-            "images_per_second": self._images / seconds,
-            "input_wait_seconds": self.waited / max(self.steps, 1),
-            "compile_seconds": compiled.compile_seconds,
-            "compilations": float(compiled.compilations),
-            "mfu": self._flops / seconds / self._peak,
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What happens inside is no training: wait for the device, then leave the time out."""
+        self._runtime.finish()
+        paused = time.perf_counter()
+        compiled = self._runtime.counters().compile_seconds
+        yield
+        self._began += time.perf_counter() - paused
+        self._compiled += self._runtime.counters().compile_seconds - compiled
+
+    def record(self, metrics: Metrics | None, pending: tuple[int, str, Scalars]) -> dict[str, float]:
+        """Write one record; returns what a person sees beside the bar."""
+        step, phase, scalars = pending
+        values = scalars.read()
+        counters = self._runtime.counters()
+        self._clock.seconds["compile"] = counters.compile_seconds
+        if self.steps:
+            compile_seconds = counters.compile_seconds - self._compiled
+            seconds = max(time.perf_counter() - self._began - compile_seconds, 1e-9) / self.steps
+            self._rates = {
+                "seconds": seconds,
+                "images_per_second": self._images / seconds,
+                "input_wait_seconds": self.waited / self.steps,
+                "mfu": self._flops / seconds / self._peak,
+            }
+            self._restart()
+        rates = self._rates | {
+            "compile_seconds": counters.compile_seconds,
+            "compilations": counters.compilations,
             "goodput": self._clock.goodput(),
         }
-        self.restart()
-        return values
-
-
-def _record(metrics: Metrics | None, window: _Window, pending: tuple[int, str, Scalars]) -> dict[str, float]:
-    """Write one record; returns what a person sees beside the bar."""
-    step, phase, scalars = pending
-    values = scalars.read()
-    rates = window.values()
-    if metrics:
-        metrics.write(step, {"phase": phase, **values, **rates})
-    return {"loss": values["loss"], "images/s": rates["images_per_second"]}
+        if metrics:
+            metrics.write(step, {"phase": phase, **values, **rates})
+        return {"loss": values["loss"], "images/s": rates.get("images_per_second", 0.0)}

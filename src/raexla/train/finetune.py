@@ -1,0 +1,38 @@
+"""Finetuning: a pretrained unified model on high-quality data, LLM + DiT or the DiT alone (000, section 4.2)."""
+
+from pathlib import Path
+from typing import Literal
+
+from raexla.checkpoint import ArtifactRef, read_artifact
+from raexla.data import ImageTransformRecipe
+from raexla.models.codecs import CodecRecipe
+from raexla.runtime import Runtime
+from raexla.sampling.model import load_model
+from raexla.train.base import StageRecipe
+from raexla.train.pretrain import UnifiedLossRecipe, UnifiedOptimRecipe, UnifiedTask
+from raexla.train.validate import TextToImageEvalRecipe
+
+
+class FinetuneRecipe(StageRecipe):
+    """The stage `finetune`. Sizes, chat layout and time shift are those of the model that it starts from."""
+
+    stage: Literal["finetune"]
+    init: ArtifactRef
+    """The pretrained model's artifact."""
+    codec: CodecRecipe | None = None
+    """Replaces the codec that the model names, for instance to give it another decoder; None keeps it."""
+    transform: ImageTransformRecipe
+    """How pictures become squares of the codec's size."""
+    losses: UnifiedLossRecipe = UnifiedLossRecipe()
+    optim: UnifiedOptimRecipe
+    """`llm: null` tunes DiT and connector only."""
+    eval: TextToImageEvalRecipe = TextToImageEvalRecipe()
+
+
+class FinetuneTask(UnifiedTask):
+    """The stage `finetune`."""
+
+    def __init__(self, recipe: FinetuneRecipe, runtime: Runtime) -> None:
+        read_artifact(recipe.init, "model", "init")
+        model = load_model(Path(recipe.init.path), recipe.codec, "init.path")
+        super().__init__(recipe, runtime, model, recipe.transform, recipe.losses, recipe.optim, recipe.eval)

@@ -1,0 +1,230 @@
+"""Pretraining of the unified model: language model, queries and DiT on captions and conversations together.
+
+B: rows, L: sequence, N: latent tokens, C: latent channels. Loss = language weight x cross-entropy (mean over the learned
+tokens of the global batch) + diffusion weight x flow-matching error (mean over the global batch's target images), 000
+section 3.1 and the released trainer. Conversations have no target image, and the DiT is not run on them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raexla.checkpoint import write_artifact
+from raexla.data import ImageTransformRecipe, Loader, chat_rows, open_loader
+from raexla.data.chat import IGNORE
+from raexla.flow.path import flow_loss, interpolate, velocity_target
+from raexla.flow.time import sample_time
+from raexla.losses import cross_entropy_sum
+from raexla.obs.flops import transformer_flops
+from raexla.models.mllm import UnifiedModel
+from raexla.optim import OptimizerRecipe, Part
+from raexla.recipe import Recipe, UserError
+from raexla.runtime import Draws, Runtime
+from raexla.sampling.model import TextToImage, TextToImageRecipe, assemble, describe
+from raexla.train.base import StageRecipe
+from raexla.train.task import Batch, Task, gradients, summed
+from raexla.train.validate import TextToImageEvalRecipe, TextToImageValidation
+
+GENERATION, UNDERSTANDING = "generation", "understanding"
+
+
+class UnifiedLossRecipe(Recipe):
+    """Weights of the two losses."""
+
+    language: Annotated[float, Field(ge=0)] = 1.0
+    diffusion: Annotated[float, Field(gt=0)] = 2.0
+    """As in the released scripts (`vision_coef`)."""
+
+
+class UnifiedOptimRecipe(Recipe):
+    """Two decoupled optimisers (000, appendix A)."""
+
+    llm: OptimizerRecipe | None
+    """Language model, queries and understanding projector; None leaves them as they are."""
+    dit: OptimizerRecipe
+    """DiT and connector."""
+
+
+class PretrainRecipe(StageRecipe, TextToImageRecipe):
+    """The stage `pretrain`."""
+
+    stage: Literal["pretrain"]
+    transform: ImageTransformRecipe
+    """How pictures become squares of the codec's size."""
+    losses: UnifiedLossRecipe = UnifiedLossRecipe()
+    optim: UnifiedOptimRecipe
+    eval: TextToImageEvalRecipe = TextToImageEvalRecipe()
+
+
+def image_of(pixels: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] -> image [B, 3, H, W] in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 255.0
+
+
+def group(batch: Batch, name: str) -> Batch:
+    """The arrays of one group, without its prefix."""
+    return {key.removeprefix(f"{name}/"): value for key, value in batch.items() if key.startswith(f"{name}/")}
+
+
+class UnifiedTask(Task):
+    """Trains a `TextToImage` model; `pretrain` and `finetune` differ in where it comes from and what is trained."""
+
+    def __init__(
+        self,
+        recipe: StageRecipe,
+        runtime: Runtime,
+        model: TextToImage,
+        transform: ImageTransformRecipe,
+        losses: UnifiedLossRecipe,
+        optim: UnifiedOptimRecipe,
+        evaluation: TextToImageEvalRecipe,
+    ) -> None:
+        super().__init__(recipe, runtime)
+        self.data, self.model, self.transform, self.losses = recipe.data, model, transform, losses
+        if transform.size != model.codec.image_size:
+            raise UserError(f"transform.size is {transform.size}, the codec takes images of {model.codec.image_size}")
+        kinds = {source.group or source.kind for source in recipe.data.sources}
+        self.has_conversations = bool(kinds & {"conversation", "text", UNDERSTANDING})
+        if not kinds & {"caption", GENERATION}:
+            raise UserError("data.sources: none has captions, so there is nothing for the DiT to learn from")
+        model.place(runtime)
+        self.own("", model.unified)
+        named = dict(model.unified.named_parameters())
+        dit = {name: p for name, p in named.items() if name.startswith(("dit.", "mllm.connector."))}
+        rest = {name: p for name, p in named.items() if name not in dit}
+        if not self.has_conversations:  # no context images: the projector is not used
+            rest = {name: p for name, p in rest.items() if not name.startswith("mllm.projector.")}
+        self.parts = [Part("dit", optim.dit, dit, runtime, self.steps)]
+        if optim.llm is not None:
+            self.parts.insert(0, Part("llm", optim.llm, rest, runtime, self.steps))
+        trained = {name for part in self.parts for name in part.parameters}
+        for name, parameter in named.items():
+            parameter.requires_grad_(name in trained)
+        self.validation = TextToImageValidation(self, evaluation)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated and shipped: moving averages where there are any."""
+        own = dict(self.model.unified.named_parameters())
+        return {**own, **{name: value for part in self.parts for name, value in part.weights().items()}}
+
+    def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
+        change, collate = chat_rows(self.model.chat, self.transform)
+        return open_loader(
+            self.data,
+            transform=change,
+            collate=collate,
+            global_batch_images=self.batch_images,
+            seed=self.seed,
+            process_index=self.runtime.process_index,
+            process_count=self.runtime.process_count,
+            cursor=cursor,
+        )
+
+    def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        whole = self.totals(batch)
+        parameters = [p for part in self.parts for p in part.parameters.values()]
+        total: list[Tensor] | None = None
+        scalars: list[dict[str, Tensor]] = []
+        for micro in self.micro_batches(batch):
+            values = self.shares(self.model.unified, micro, controls["step"].to(torch.int32), whole)
+            total = gradients(values["loss"], parameters, total)
+            scalars.append(values)
+        assert total is not None
+        out = summed(scalars)
+        start = 0
+        for part in self.parts:
+            count = len(part.parameters)
+            out.update(part.update(total[start : start + count], controls))
+            start += count
+        return out
+
+    def totals(self, batch: Batch) -> dict[str, Tensor]:
+        """What the means divide by, over the global batch: learned tokens and target images."""
+        labels = [value for name, value in batch.items() if name.endswith("/labels")]
+        tokens = torch.stack([(value[..., 1:] != IGNORE).sum() for value in labels]).sum().float()
+        images = torch.ones_like(batch[f"{GENERATION}/rows"]).sum().float()
+        return {
+            "tokens": self.runtime.sum_over_processes(tokens).clamp(min=1.0),
+            "images": self.runtime.sum_over_processes(images),
+        }
+
+    def shares(self, unified: UnifiedModel, micro: Batch, step: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A micro-batch's share of the global batch's losses.
+
+        Args:
+            unified: the model, or the model with other weights (called by method name).
+            step: int32 scalar, for the draws.
+            whole: from `totals`.
+        """
+        codec, runtime = self.model.codec, self.runtime
+        rows = group(micro, GENERATION)
+        latent = codec.encode(image_of(rows["pixels"])).float()
+        draws = Draws(self.seed, step, rows["rows"])
+        flow, dit = self.model.recipe.flow, self.model.recipe.model.dit
+        time = sample_time(getattr(draws, flow.draw)("time"), flow, self.model.shift)
+        noise = draws.normal("noise", latent.shape[1:])
+        drop = draws.uniform("drop_condition") < dit.condition_dropout if dit.condition_dropout else None
+        with runtime.autocast():
+            hidden = unified.hidden(rows["tokens"], rows["image_slot"], use_queries=True)
+            summed_ce, _ = cross_entropy_sum(unified.mllm.logits(hidden), rows["labels"])
+            condition = unified.condition(hidden, rows["query_start"])
+            velocity = unified.velocity(interpolate(latent, noise, time), time, condition, drop)
+            if self.has_conversations:
+                asked = group(micro, UNDERSTANDING)
+                with torch.no_grad():
+                    features = self._features(image_of(asked["pixels"]))
+                answers = unified.hidden(asked["tokens"], asked["image_slot"], features)
+                more, _ = cross_entropy_sum(unified.mllm.logits(answers), asked["labels"])
+                summed_ce = summed_ce + more
+        diffusion = flow_loss(velocity, velocity_target(latent, noise)).sum() / whole["images"]
+        language = summed_ce / whole["tokens"]
+        loss = self.losses.language * language + self.losses.diffusion * diffusion
+        return {"loss": loss, "loss/language": language, "loss/diffusion": diffusion}
+
+    def _features(self, image: Tensor) -> Tensor:
+        """What the projector reads: the encoder's tokens, before latent statistics (facts A5)."""
+        codec = self.model.codec
+        latent = codec.encode(image)
+        return codec.denormalise(latent) if hasattr(codec, "denormalise") else latent
+
+    def evaluate(self, step: int, samples: Path) -> dict[str, float]:
+        return self.validation.run(step, samples)
+
+    def export(self, path: Path, meta: Mapping[str, Any]) -> str:
+        weights = {name: self.runtime.to_host(value) for name, value in self.weights().items()}
+        return write_artifact(path, "model", weights, self.model.facts(), meta, describe(self.model))
+
+    def flops_per_step(self) -> float:
+        model = self.model
+        config = model.unified.mllm.config
+        named = dict(model.unified.named_parameters())
+        size = {
+            prefix: sum(p.numel() for n, p in named.items() if n.startswith(prefix) and "embed_tokens" not in n)
+            for prefix in ("mllm.llm.", "dit.")
+        }
+        logits = config.vocab_size * config.hidden_size
+        length, tokens = model.recipe.chat.length, model.unified.dit.condition_tokens
+        dit = model.recipe.model.dit
+        captions = sum(s.weight for s in self.data.sources if (s.group or s.kind) in ("caption", GENERATION))
+        images = self.batch_images * captions / sum(s.weight for s in self.data.sources)
+        llm_times = 3.0 if any(p.name == "llm" for p in self.parts) else 1.0
+        llm = transformer_flops(size["mllm.llm."] + logits, length, config.num_hidden_layers, config.hidden_size)
+        return 2.0 * (
+            llm_times * self.batch_images * llm
+            + 3.0 * images * transformer_flops(size["dit."], tokens, dit.depth, dit.width)
+        )
+
+
+class PretrainTask(UnifiedTask):
+    """The stage `pretrain`: a pretrained language model and encoder, a fresh DiT."""
+
+    def __init__(self, recipe: PretrainRecipe, runtime: Runtime) -> None:
+        shared = {name: getattr(recipe, name) for name in TextToImageRecipe.model_fields}
+        model = assemble(TextToImageRecipe(**shared), recipe.run.seed)
+        super().__init__(
+            recipe, runtime, model, recipe.transform, recipe.losses, recipe.optim, recipe.eval
+        )
