@@ -114,7 +114,8 @@ def _wrap(
         while font.getlength(text) > width:
             text = "…" + text[2:]
         return [text]
-    found, rest = [], text
+    found: list[str] = []
+    rest = text
     while rest and len(found) < lines:
         fits = len(rest)
         while font.getlength(rest[:fits]) > width:
