@@ -1,0 +1,40 @@
+"""What the tests of sampling run in a fresh process with several XLA devices."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raexla.runtime import XlaRecipe, open_runtime
+from raexla.sampling.answers import Answerer, AnsweringRecipe
+from raexla.sampling.draw import sampling_recipe
+from raexla.sampling.images import ImageSampler
+from raexla.sampling.model import load_model
+
+QUESTIONS = ["What colour?", "How many red circles are there?", "Is it?", "What is in the top left?", "Why?"]
+PROMPTS = ["a red circle", "two blue squares", "a ring left of a cross"]
+
+
+def answers_on_xla(folder: str) -> list[Any]:
+    """Answers on two devices; compilations and fallbacks of a second batch."""
+    model, runtime = load_model(Path(folder)), open_runtime(XlaRecipe(platform="cpu", devices=2))
+    model.place(runtime)
+    answerer = Answerer(model, runtime, AnsweringRecipe(batch_images=5, max_tokens=9))
+    images = np.random.default_rng(0).random((len(QUESTIONS), 3, 32, 32), dtype=np.float32)
+    answers = answerer.answers(images, QUESTIONS)
+    before = runtime.counters()
+    answerer.answers(images[::-1], QUESTIONS)
+    after = runtime.counters()
+    return [answers, after.compilations - before.compilations, after.fallbacks]
+
+
+def pictures_on_xla(folder: str) -> list[Any]:
+    """Guided pictures on two devices; compilations and fallbacks of a second call."""
+    model, runtime = load_model(Path(folder)), open_runtime(XlaRecipe(platform="cpu", devices=2))
+    model.place(runtime)
+    sampler = ImageSampler(model, runtime, sampling_recipe("euler", 4, 3.0, (0.1, 0.9), 2))
+    images = sampler.images(PROMPTS, seed=5)
+    before = runtime.counters()
+    sampler.images(PROMPTS[::-1], seed=5, first_row=7)
+    after = runtime.counters()
+    return [images.tolist(), after.compilations - before.compilations, after.fallbacks]
