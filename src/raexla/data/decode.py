@@ -64,7 +64,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except _BOMBS as error:
         raise Refused("image_too_large", str(error)) from None
     except _DECODE_ERRORS as error:
-        raise Refused("undecodable_image", _say(error)) from None
+        raise _refusal(error) from None
     width, height = image.size
     if width * height > max_pixels:
         raise Refused("image_too_large", f"{width}x{height} = {width * height} pixels, limit {max_pixels}")
@@ -89,16 +89,14 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | N
     except _BOMBS as error:
         raise Refused("image_too_large", str(error)) from None
     except _DECODE_ERRORS as error:
-        message = _say(error)
-        truncated = any(word in message.lower() for word in ("truncated", "unexpected end", "end of file"))
-        raise Refused("truncated_image" if truncated else "undecodable_image", message) from None
+        raise _refusal(error) from None
     upright = _UPRIGHT.get(_orientation(image))
     try:
         rgb = to_rgb(image)
         if upright is not None:
             rgb = rgb.transpose(upright)
     except _DECODE_ERRORS as error:
-        raise Refused("undecodable_image", _say(error)) from None
+        raise _refusal(error) from None
     return np.asarray(rgb)
 
 
@@ -221,5 +219,7 @@ def _deep_to_8_bit(image: Image.Image) -> np.ndarray:
     return np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8)
 
 
-def _say(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def _refusal(error: BaseException) -> Refused:
+    said = str(error) or type(error).__name__
+    cut = any(word in said.lower() for word in ("truncated", "unexpected end", "end of file"))
+    return Refused("truncated_image" if cut else "undecodable_image", said)

@@ -101,20 +101,22 @@ class MemberTable:
 def make_table(members: Iterable[tuple[str, int, int]]) -> MemberTable:
     """(name, offset, size) of the members in their order -> table. Names without key or extension are passed over."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
-    duplicates, apart, previous = [], set(), None
+    duplicates: list[str] = []
+    apart: set[str] = set()
+    previous = None
     for name, offset, size in members:
         parts = split_name(name)
         if parts is None:
             continue
         key, extension = parts
-        if key in samples and key != previous:
-            apart.add(key)
-        previous = key
         sample = samples.setdefault(key, {})
         if extension in sample:
             duplicates.append(name)
-        else:
-            sample[extension] = (offset, size)
+            continue
+        if sample and key != previous:
+            apart.add(key)
+        previous = key
+        sample[extension] = (offset, size)
     extensions = sorted({extension for sample in samples.values() for extension in sample})
     column = {extension: number for number, extension in enumerate(extensions)}
     offsets = np.full((len(samples), len(extensions)), -1, dtype=np.int64)
