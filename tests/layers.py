@@ -29,12 +29,14 @@ ALLOWED: dict[str, set[str]] = {
     "data": _PURE | {"runtime"},
     "checkpoint": _PURE | {"runtime"},
     "sampling": _MODELS | {"runtime", "data", "checkpoint"},
-    "eval": _MODELS | {"runtime", "data", "checkpoint"},
+    "eval": _MODELS | {"runtime", "data", "checkpoint", "sampling"},  # scores what a model draws and says
     "train": _BELOW_TRAIN,
     "synth": _BELOW_TRAIN | {"train"},
     "plan": _BELOW_TRAIN | {"train"},
     "launch": _BELOW_TRAIN | {"train"},
-    "cli": _BELOW_TRAIN | {"train", "synth", "plan", "launch"},
+    "cli": _BELOW_TRAIN | {"train", "synth", "plan", "launch", "cli_model", "cli_shards"},
+    "cli_model": _BELOW_TRAIN,
+    "cli_shards": _BELOW_TRAIN,
     "__main__": {"cli"},
     "__init__": set(),
 }

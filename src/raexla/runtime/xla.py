@@ -20,13 +20,14 @@ from raexla.runtime.processes import Processes
 from raexla.runtime.sharding import Axes, Table, resolve
 
 
-def _has_tpu() -> bool:
+def has_tpu() -> bool:
+    """Whether this machine has TPU chips; asks the kernel, starts nothing."""
     return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
 
 
 def _start_client(recipe: XlaRecipe) -> int:
     """Bring up the PJRT client with SPMD on; returns the number of devices of the whole job."""
-    tpu = recipe.platform == "tpu" or (recipe.platform == "auto" and _has_tpu())
+    tpu = recipe.platform == "tpu" or (recipe.platform == "auto" and has_tpu())
     os.environ["PJRT_DEVICE"] = "TPU" if tpu else "CPU"
     if not tpu:
         os.environ["CPU_NUM_DEVICES"] = str(recipe.devices or 1)

@@ -1,0 +1,173 @@
+"""Verbs that use a trained model: sample, understand, score, report. See `cli.py` for the rules of verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from raexla.runtime import Runtime
+    from raexla.sampling.model import TextToImage
+
+model_app = typer.Typer()
+
+Model = Annotated[str, typer.Option("--model", help="A run directory, a model artifact, or `nano`.")]
+RuntimeType = Annotated[
+    Literal["auto", "eager", "xla"],
+    typer.Option("--runtime", help="auto: xla where --devices is given or a TPU is there, else eager."),
+]
+Devices = Annotated[int | None, typer.Option("--devices", min=1, help="Virtual XLA devices on the CPU.")]
+Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option("--dtype", help="Compute type.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the noise.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Sampler steps.")]
+Guidance = Annotated[float, typer.Option("--guidance", min=0, help="Scale; 1 is no guidance.")]
+Interval = Annotated[
+    tuple[float, float], typer.Option("--guidance-interval", metavar="LOW HIGH", help="Times t that are guided.")
+]
+Sampler = Annotated[str, typer.Option("--sampler", help="euler, heun or sde.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="At a time; changes the speed, not the result.")]
+
+
+def open_model(name: str, runtime: str, devices: int | None, dtype: str) -> tuple[TextToImage, Runtime]:
+    """The model that `--model` names, placed on the devices that the other options name."""
+    from raexla.runtime import EagerRecipe, XlaRecipe, open_runtime
+    from raexla.runtime.xla import has_tpu
+    from raexla.sampling.model import find_model, load_model
+
+    model = load_model(find_model(name))
+    xla = runtime == "xla" or (runtime == "auto" and (devices is not None or has_tpu()))
+    values: dict[str, Any] = {"devices": devices, "dtype": dtype}
+    opened = open_runtime(XlaRecipe.model_validate(values) if xla else EagerRecipe.model_validate(values))
+    model.place(opened)
+    return model, opened
+
+
+@model_app.command("sample")
+def sample(
+    model: Model,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="May be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("samples"),
+    per_prompt: Annotated[int, typer.Option("--per-prompt", min=1, help="Pictures of each prompt.")] = 1,
+    seed: Seed = 0,
+    steps: Steps = 50,
+    guidance: Guidance = 2.0,
+    guidance_interval: Interval = (0.0, 1.0),
+    sampler: Sampler = "euler",
+    batch: Batch = 16,
+    runtime: RuntimeType = "auto",
+    devices: Devices = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Draw pictures of prompts: PNGs, a contact sheet and a record of how they came about."""
+    from raexla.eval.progress import bars
+    from raexla.recipe import UserError
+    from raexla.sampling.draw import draw, may_replace, read_prompts, sampling_recipe, summary
+
+    chosen = [text for text in prompt or [] if text.strip()] + (read_prompts(prompts) if prompts else [])
+    if not chosen:
+        raise UserError("no prompt: give --prompt TEXT (may be repeated) or --prompts FILE")
+    may_replace(out)
+    count = len(chosen) * per_prompt
+    recipe = sampling_recipe(sampler, steps, guidance, guidance_interval, min(batch, count))
+    opened, devices_opened = open_model(model, runtime, devices, dtype)
+    with bars() as ticks:
+        sheet = draw(
+            opened,
+            devices_opened,
+            recipe,
+            chosen,
+            out,
+            seed=seed,
+            per_prompt=per_prompt,
+            dtype=dtype,
+            tick=ticks("pictures", count),
+        )
+    typer.echo(f"{count} pictures ({summary(recipe)}, seed {seed}); contact sheet: {sheet}")
+
+
+@model_app.command("understand")
+def understand(
+    model: Model,
+    image: Annotated[list[Path], typer.Option("--image", help="A picture; may be repeated.")],
+    question: Annotated[list[str], typer.Option("--question", help="Asked about every picture; may be repeated.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of an answer.")] = 48,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0: the likeliest token each time.")] = 0.0,
+    seed: Seed = 0,
+    batch: Batch = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    runtime: RuntimeType = "auto",
+    devices: Devices = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Ask questions about pictures."""
+    import json
+
+    from raexla.sampling.answers import AnsweringRecipe
+    from raexla.sampling.ask import ask
+
+    opened, devices_opened = open_model(model, runtime, devices, dtype)
+    count = len(image) * len(question)
+    recipe = AnsweringRecipe(batch_images=min(batch, count), max_tokens=max_tokens, temperature=temperature)
+    answers = ask(opened, devices_opened, recipe, image, question, seed)
+    if as_json:
+        typer.echo(json.dumps(answers, indent=1))
+        return
+    for answer in answers:
+        about = f"{answer['image']}: {answer['question']} " if count > 1 else ""
+        typer.echo(f"{about}{answer['answer']}")
+
+
+@model_app.command("score")
+def score(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder for scores.json and the pictures.")] = Path("score"),
+    prompts_per_task: Annotated[int, typer.Option(min=1, max=150, help="Six tasks, and two held-out ones.")] = 100,
+    questions: Annotated[int, typer.Option(min=0, help="Understanding questions; 0 leaves them out.")] = 600,
+    seed: Seed = 0,
+    steps: Steps = 25,
+    guidance: Guidance = 2.0,
+    guidance_interval: Interval = (0.0, 1.0),
+    sampler: Sampler = "euler",
+    batch: Batch = 60,
+    runtime: RuntimeType = "auto",
+    devices: Devices = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Score a model on the nano benchmark, next to chance and to the ceilings."""
+    from rich.console import Console
+
+    from raexla.eval.nano import SCORES, NanoBenchmark, NanoBenchmarkRecipe
+    from raexla.eval.progress import bars
+    from raexla.eval.table import score_table, understanding_table
+    from raexla.sampling.draw import may_replace, sampling_recipe
+
+    may_replace(out, SCORES)
+    recipe = NanoBenchmarkRecipe(
+        prompts_per_task=prompts_per_task,
+        questions=questions,
+        sampling=sampling_recipe(sampler, steps, guidance, guidance_interval, batch),
+        seed=seed,
+    )
+    opened, devices_opened = open_model(model, runtime, devices, dtype)
+    with bars() as ticks:
+        scores = NanoBenchmark(opened, devices_opened, recipe, dtype, ticks).run(out)
+    console = Console()
+    console.print(score_table(scores))
+    if (table := understanding_table(scores)) is not None:
+        console.print(table)
+    typer.echo(f"{out / SCORES}: every score with its protocol")
+
+
+@model_app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of runs, samples and scores.")],
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file; FOLDER/report.html if left out.")] = None,
+    title: Annotated[str, typer.Option("--title")] = "",
+) -> None:
+    """Write one self-contained HTML page about a folder of runs: curves, pictures, scores with their protocols."""
+    from raexla.eval.report import write_report
+
+    typer.echo(str(write_report(folder, out or folder / "report.html", title)))
