@@ -20,12 +20,14 @@ from raexla.data.shards import ShardWriter
 from raexla.recipe import UserError
 from tests.unit.data.conftest import picture_bytes
 
-QWEN2_SENTENCES = "a red circle and a blue square|system user assistant|Here you go: what is left of the star?|Yes. ünïcode 漢字"
-WORDS = SENTENCES.replace("|", " ").split(" ")
+QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-WORDS = "a red circle and a blue square system user assistant Here you go: what is left of the star? Yes. ünïcode 漢字".split()
+SENTENCES = (
+    "a red circle and a blue square system user assistant Here you go: what is left of the star? Yes. ünïcode 漢字"
+)
+WORDS = SENTENCES.split(" ")
 
 
 @pytest.fixture(scope="module")
