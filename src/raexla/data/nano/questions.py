@@ -23,6 +23,7 @@ from raexla.data.nano.captions import (
 )
 from raexla.data.nano.prompts import PromptSpec, contents, pair_counts, satisfies, spec_of
 from raexla.data.nano.scenes import (
+    MAX_PLACED,
     PLACES,
     RELATION_MARGIN,
     RELATIONS,
@@ -149,8 +150,8 @@ def ask_alignment(scene: Scene, rng: np.random.Generator) -> QA:
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> QA:
-    """A description naming every object, often with its place."""
-    style = "placed" if rng.random() < 0.5 else "relational"
+    """A description naming every object, often with its place where there are few."""
+    style = "placed" if len(scene.objects) <= MAX_PLACED and rng.random() < 0.5 else "relational"
     return DESCRIBE, content(scene, style, rng)
 
 

@@ -26,7 +26,17 @@ from raexla.data.nano.captions import Style, content, phrase, spec_content
 from raexla.data.nano.prompts import PromptSpec, spec_of
 from raexla.data.nano.questions import QA, text_questions, visual_questions
 from raexla.data.nano.render import render
-from raexla.data.nano.scenes import COLORS, HELD_OUT_PAIRS, TASKS, TRAINING_PAIRS, Scene, Task, arrange, draw_scene
+from raexla.data.nano.scenes import (
+    COLORS,
+    HELD_OUT_PAIRS,
+    MAX_PLACED,
+    TASKS,
+    TRAINING_PAIRS,
+    Scene,
+    Task,
+    arrange,
+    draw_scene,
+)
 from raexla.data.nano.words import draw_word, render_word, word_caption
 
 Split = Literal["pretrain", "finetune", "understanding", "words", "decoder", "language", "validation", "held_out"]
@@ -144,13 +154,14 @@ def _held_out_scene(rng: np.random.Generator, task: Task | None) -> Scene:
 def _captions(scene: Scene, split: Split, rng: np.random.Generator, spec: PromptSpec | None) -> tuple[str, ...]:
     """The captions of a picture, any of which a trainer may draw; repeated styles weigh more.
 
-    ``finetune``: GenEval's own form, once. Elsewhere three: one template (where there is one) and two dense.
+    ``finetune``: GenEval's own form, once. Elsewhere three: one template (where there is one), two that name every colour.
     """
     evaluation = split in ("validation", "held_out")
     if split == "finetune":
         return (phrase(content(scene, "template", rng, spec), rng, evaluation=False, geneval=True),)
     extra: Style = "relational" if len(scene.objects) == 2 else "dense"
-    styles: tuple[Style, ...] = ("dense", extra, "placed") if spec is None else ("template", extra, "placed")
+    last: Style = "placed" if len(scene.objects) <= MAX_PLACED else "dense"
+    styles: tuple[Style, ...] = ("dense", extra, last) if spec is None else ("template", extra, last)
     texts = (content(scene, style, rng, spec) for style in styles)
     return tuple(phrase(text, rng, evaluation=evaluation) for text in texts)
 

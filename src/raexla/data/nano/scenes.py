@@ -57,6 +57,9 @@ MARGIN = 1.0
 
 MAX_COUNT = 4
 
+MAX_PLACED = 2
+"""Most objects of a scene whose places are told: keeps captions, hence sequences, short."""
+
 Task = Literal["single_object", "two_objects", "counting", "colors", "position", "color_attribution"]
 TASKS: tuple[Task, ...] = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 """GenEval's six tasks (Ghosh et al. 2023, table 1)."""

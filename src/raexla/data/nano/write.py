@@ -94,7 +94,10 @@ def write_nano(
         UserError: a split's folder holds something that is not its shards.
     """
     lines = []
-    wanted = {split: (out / split, {"format": FORMAT, "split": split, "count": n, "seed": seed}) for split, n in counts.items()}
+    wanted = {
+        split: (out / split, {"format": FORMAT, "split": split, "count": n, "seed": seed})
+        for split, n in counts.items()
+    }
     missing = {split for split, (folder, record) in wanted.items() if not is_complete(folder, record)}
     parallel = processes > 1 and bool(missing)
     with get_context("spawn").Pool(processes) if parallel else nullcontext() as pool:
@@ -107,7 +110,8 @@ def write_nano(
                 raise UserError(f"{folder} is not empty and holds no shards; choose another --out")
             (folder / RECORD).unlink(missing_ok=True)
             jobs = [
-                (split, seed, start, min(_CHUNK, record["count"] - start)) for start in range(0, record["count"], _CHUNK)
+                (split, seed, start, min(_CHUNK, record["count"] - start))
+                for start in range(0, record["count"], _CHUNK)
             ]
             made = map(_make, jobs) if pool is None else pool.imap(_make, jobs)
             with ShardWriter(folder, samples_per_shard=_SAMPLES_PER_SHARD, overwrite=True) as writer:
