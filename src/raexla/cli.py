@@ -53,7 +53,7 @@ def load_recipe(path: Path, overrides: Sequence[str] | None) -> Recipe:
     """The recipe of a verb's RECIPE argument and `--set` options."""
     from raexla.recipe import load
 
-    return load(path, stage_types(), overrides or ())
+    return load(path, stage_types, overrides or ())
 
 
 def _print_version(value: bool) -> None:

@@ -60,6 +60,12 @@ def test_a_user_error_is_one_line_and_exit_code_2(capsys, arguments, line):
     assert (captured.out, captured.err) == ("", line + "\n")
 
 
+def test_a_missing_file_is_said_before_the_models_are_imported(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "stage_types", lambda: pytest.fail("imported"))
+    assert run("recipe", "show", "nope.yaml") == 2
+    assert capsys.readouterr().err.startswith("error: no recipe nope.yaml")
+
+
 def test_several_problems_are_a_line_each(capsys):
     Path("child.yaml").write_text("extends: base.yaml\ntrain: {steps: x, clip: y}\n")
     assert run("recipe", "show", "child.yaml") == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,8 +16,11 @@ from raexla.recipe.explain import explain, nearest
 from raexla.recipe.merge import apply_set, merge
 from raexla.recipe.source import Node, Origin, Problem, fail, parse
 
+Stages = Mapping[str, type[Recipe]] | Callable[[], Mapping[str, type[Recipe]]]
+"""The table of stages, or a function that imports it: called only once the files have been read."""
 
-def load(path: str | Path, stages: Mapping[str, type[Recipe]], overrides: Sequence[str] = ()) -> Recipe:
+
+def load(path: str | Path, stages: Stages, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file.
 
     `extends: other.yaml` (relative to the file that says so) names one parent, which may have its own; maps merge,
@@ -31,9 +34,7 @@ def load(path: str | Path, stages: Mapping[str, type[Recipe]], overrides: Sequen
     return _finish(tree, problems, stages, overrides)
 
 
-def load_text(
-    text: str, stages: Mapping[str, type[Recipe]], overrides: Sequence[str] = (), *, name: str = "recipe"
-) -> Recipe:
+def load_text(text: str, stages: Stages, overrides: Sequence[str] = (), *, name: str = "recipe") -> Recipe:
     """Like `load`, from text (a run directory's `recipe.yaml`, say); `extends:` is not allowed."""
     tree, problems = parse(text, name)
     if isinstance(tree.value, dict) and "extends" in tree.value:
@@ -41,9 +42,7 @@ def load_text(
     return _finish(tree, problems, stages, overrides)
 
 
-def _finish(
-    tree: Node, problems: list[Problem], stages: Mapping[str, type[Recipe]], overrides: Sequence[str]
-) -> Recipe:
+def _finish(tree: Node, problems: list[Problem], stages: Stages, overrides: Sequence[str]) -> Recipe:
     if tree.value is None:
         tree = Node({}, tree.origin)
     if not isinstance(tree.value, dict):
@@ -51,7 +50,7 @@ def _finish(
     for option in overrides:
         tree, more = apply_set(tree, option)
         problems = problems + more
-    model, stage_problems = _stage(tree, stages)
+    model, stage_problems = _stage(tree, stages() if callable(stages) else stages)
     problems = problems + stage_problems
     if model is None:
         fail(problems)
