@@ -154,7 +154,7 @@ def _held_out_scene(rng: np.random.Generator, task: Task | None) -> Scene:
 def _captions(scene: Scene, split: Split, rng: np.random.Generator, spec: PromptSpec | None) -> tuple[str, ...]:
     """The captions of a picture, any of which a trainer may draw; repeated styles weigh more.
 
-    ``finetune``: GenEval's own form, once. Elsewhere three: one template (where there is one), two that name every colour.
+    ``finetune``: GenEval's own form, once. Elsewhere three: a template (where there is one), two naming all colours.
     """
     evaluation = split in ("validation", "held_out")
     if split == "finetune":
