@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -92,8 +91,3 @@ def _own_report() -> Iterator[None]:
         yield
     finally:
         hf_logging.set_verbosity(before)
-
-
-def is_local(path: str) -> bool:
-    """Whether `path` names a folder on this machine rather than a model on the hub."""
-    return Path(path).is_dir()
