@@ -1,9 +1,12 @@
 """Scores as a table for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
+
+from raexla.data.nano.scenes import TASKS
+from raexla.eval.understanding import KINDS
 
 NAMES = {
     "guided": "with guidance",
@@ -22,6 +25,12 @@ def task_name(task: str) -> str:
     return task.replace("_", " ")
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Tasks in GenEval's order, kinds of questions in ours, `overall` last."""
+    known = [*TASKS, *KINDS]
+    return sorted(names, key=lambda name: (name == "overall", known.index(name) if name in known else len(known), name))
+
+
 def cell(value: Mapping[str, float] | None) -> str:
     """Score and the half-width of its interval, in per cent."""
     if value is None:
@@ -32,7 +41,7 @@ def cell(value: Mapping[str, float] | None) -> str:
 def score_table(scores: Mapping[str, Any]) -> Table:
     """Lines of `scores.json` by task, in per cent, chance below the first."""
     lines = scores["scores"]
-    tasks = list(lines[0]["tasks"])
+    tasks = in_order(lines[0]["tasks"])
     table = Table(title="nano benchmark, % right with the half-width of the 95% interval")
     table.add_column("")
     for task in tasks:
@@ -49,7 +58,8 @@ def understanding_table(scores: Mapping[str, Any]) -> Table | None:
     """Accuracy by kind of question; None if it was not measured."""
     if not scores["understanding"]:
         return None
-    tasks = scores["understanding"]["tasks"]
+    found = scores["understanding"]["tasks"]
+    tasks = {kind: found[kind] for kind in in_order(found)}
     table = Table(title="understanding, % right with the half-width of the 95% interval")
     table.add_column("")
     for kind in tasks:

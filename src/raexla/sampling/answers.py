@@ -8,6 +8,7 @@ B: batch, L: prompt length, V: vocabulary rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Annotated, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class QuestionError(UserError):
     """A question that the model's sequence has no room for."""
 
     def __init__(self, question: str, detail: str) -> None:
-        super().__init__(f"question too long ({detail}): {question!r}")
+        super().__init__(f"question too long ({detail}): {shorten(question, 80, placeholder=' …')!r}")
 
 
 class _Decoder(torch.nn.Module):

@@ -1,6 +1,7 @@
 """Text -> condition -> latent -> image, in batches of one fixed shape."""
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class PromptError(UserError):
     """A prompt that the model's sequence has no room for."""
 
     def __init__(self, prompt: str, detail: str) -> None:
-        super().__init__(f"prompt too long ({detail}): {prompt!r}")
+        super().__init__(f"prompt too long ({detail}): {shorten(prompt, 80, placeholder=' …')!r}")
 
 
 class ImageSampler:

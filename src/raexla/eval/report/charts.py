@@ -1,7 +1,7 @@
 """Charts as SVG text: lines over steps, and bars with intervals. Colours come from the page's style sheet."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -69,9 +69,11 @@ def line_chart(lines: Sequence[Line], title: str) -> Markup:
     parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
     for tick in ticks(low, high):
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
+        at = f'x="{_LEFT - 6}" y="{y(tick) + 3.5:.1f}"'
+        parts.append(f'<text class="tick" {at} text-anchor="end">{number(tick)}</text>')
     for tick in ticks(0, right):
-        parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{number(tick)}</text>')
+        at = f'x="{x(tick):.1f}" y="{_HEIGHT - 12}"'
+        parts.append(f'<text class="tick" {at} text-anchor="middle">{number(tick)}</text>')
     for line in lines:
         raw = [(s, v) for s, v in zip(line.steps, line.values, strict=True) if math.isfinite(v)]
         if not line.dots and len(raw) > 40:
@@ -84,7 +86,9 @@ def line_chart(lines: Sequence[Line], title: str) -> Markup:
     return Markup("".join(parts))
 
 
-def _points(pairs: Sequence[tuple[float, float]], x, y) -> str:  # type: ignore[no-untyped-def]
+def _points(
+    pairs: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float]
+) -> str:
     return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in pairs)
 
 
@@ -129,7 +133,7 @@ def bar_chart(
             chance = y(value["chance"])
             parts.append(f'<line class="chance" x1="{x:.1f}" x2="{x + size:.1f}" y1="{chance:.1f}" y2="{chance:.1f}"/>')
             parts.append(
-                f'<text class="value" x="{centre}" y="{y(high) - 4:.1f}" text-anchor="middle">{100 * score:.0f}</text>'
+                f'<text class="value" x="{centre}" y="{max(y(high) - 4, 10):.1f}" text-anchor="middle">{100 * score:.0f}</text>'
             )
         if ceiling and task in ceiling:
             at = y(ceiling[task]["score"])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from raexla.eval.report.charts import Line, bar_chart, line_chart
 from raexla.eval.report.collect import Collected, Picture, Run, collect
-from raexla.eval.table import NAMES, cell, task_name
+from raexla.eval.table import NAMES, cell, in_order, task_name
 
 _SHEETS = 5
 _SHEET_WIDTH = 960
@@ -78,6 +78,9 @@ def data_uri(image: Path | np.ndarray, width: int | None = None) -> str:
 
 def _pretty(value: Any) -> str:
     """A protocol's value on one line."""
+    if isinstance(value, Mapping) and "type" in value:
+        rest = _pretty({name: part for name, part in value.items() if name != "type"})
+        return f"{value['type']} ({rest})" if rest else str(value["type"])
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_pretty(part)}" for name, part in value.items() if part is not None)
     if isinstance(value, float):
@@ -92,7 +95,7 @@ def _scores(found: Collected) -> list[dict[str, Any]]:
     out = []
     for folder, scores in found.scores:
         lines = {line["name"]: line for line in scores["scores"]}
-        tasks = list(scores["scores"][0]["tasks"])
+        tasks = in_order(scores["scores"][0]["tasks"])
         styles = {"guided": "a", "unguided": "b", "held_out": "c"}
         bars = [(NAMES[name], style, lines[name]["tasks"]) for name, style in styles.items() if name in lines]
         ceiling = lines["reconstructions"]["tasks"] if "reconstructions" in lines else None
@@ -105,7 +108,9 @@ def _scores(found: Collected) -> list[dict[str, Any]]:
                 "chart": bar_chart(tasks, bars, ceiling),
                 "keys": [(style, label) for label, style, _ in bars],
                 "examples": [
-                    (NAMES[name], _by_task(folder, lines[name]["examples"])) for name in ("guided", "held_out") if name in lines
+                    (label, _by_task(folder, lines[name]["examples"]))
+                    for name, label in (("guided", "with guidance"), ("held_out", "of held-out pairs"))
+                    if name in lines
                 ],
                 "pairs": _pairs(folder, lines),
                 "reconstruction": lines.get("reconstructions", {}),
@@ -136,7 +141,7 @@ def _pairs(folder: Path, lines: Mapping[str, Mapping[str, Any]], count: int = 12
 def _understanding(folder: Path, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not found:
         return None
-    kinds = list(found["tasks"])
+    kinds = in_order(found["tasks"])
     examples = [{**example, "image": folder / example["image"]} for example in found["examples"]]
     return {
         "tasks": found["tasks"],
@@ -159,16 +164,19 @@ def _headline(found: Collected) -> list[tuple[str, str, str]]:
     out = []
     for _, scores in found.scores[:1]:
         lines = {line["name"]: line["tasks"]["overall"] for line in scores["scores"]}
-        for name, label in (("guided", "of pictures show what the prompt asks"), ("held_out", "on colour-shape pairs never seen")):
+        said = {"guided": "of pictures show what the prompt asks", "held_out": "on colour-shape pairs never seen"}
+        for name, label in said.items():
             if name in lines:
                 value = lines[name]
                 out.append((f"{100 * value['score']:.0f}%", label, f"chance {100 * value['chance']:.0f}%"))
         if "reconstructions" in lines:
             db = next(line["psnr_db"] for line in scores["scores"] if line["name"] == "reconstructions")
-            out.append((f"{100 * lines['reconstructions']['score']:.0f}%", "ceiling: real pictures through the codec", f"{db:.1f} dB"))
+            share = f"{100 * lines['reconstructions']['score']:.0f}%"
+            out.append((share, "ceiling: real pictures through the codec", f"{db:.1f} dB"))
         if scores.get("understanding"):
             value = scores["understanding"]["tasks"]["overall"]
-            out.append((f"{100 * value['score']:.0f}%", "of questions answered right", f"chance {100 * value['chance']:.0f}%"))
+            share, chance = f"{100 * value['score']:.0f}%", f"chance {100 * value['chance']:.0f}%"
+            out.append((share, "of questions answered right", chance))
     elapsed = sum(run.note.get("seconds", {}).get("elapsed", 0.0) for run in found.runs)
     if elapsed:
         stages = ", ".join(run.stage for run in found.runs)
@@ -179,7 +187,7 @@ def _headline(found: Collected) -> list[tuple[str, str, str]]:
 def _sample_folder(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     pictures = [Picture(path / image["file"], image["prompt"]) for image in manifest["images"][:32]]
     sampling = manifest["sampling"]
-    about = f"{_pretty(sampling['sampler'])}; {_pretty(sampling['guidance'])}; seed {manifest['seed']}"
+    about = f"sampler {_pretty(sampling['sampler'])}, guidance {_pretty(sampling['guidance'])}, seed {manifest['seed']}"
     return {"name": path.name, "pictures": pictures, "about": about, "more": len(manifest["images"]) - len(pictures)}
 
 
@@ -199,12 +207,12 @@ def _run(run: Run) -> dict[str, Any]:
             line = Line("validation", *run.series(name), style="c", dots=True)
             curves.append({"name": name, "chart": line_chart([line], name), "validated": True})
     count = len(run.sheets)
-    chosen = run.sheets if count <= _SHEETS else [run.sheets[round(i * (count - 1) / (_SHEETS - 1))] for i in range(_SHEETS)]
+    places = range(count) if count <= _SHEETS else [round(i * (count - 1) / (_SHEETS - 1)) for i in range(_SHEETS)]
     return {
         "name": run.name,
         "stage": run.stage,
         "curves": curves,
-        "sheets": [(step, data_uri(path, _SHEET_WIDTH)) for step, path in chosen],
+        "sheets": [(step, data_uri(path, _SHEET_WIDTH)) for step, path in (run.sheets[i] for i in places)],
         "steps": run.note.get("step", run.records[-1]["step"] if run.records else 0),
         "recipe_sha256": run.note.get("recipe_sha256", ""),
     }
@@ -240,12 +248,14 @@ def _commands(found: Collected) -> list[tuple[str, str]]:
     model = model or next((s["model"]["model"] for _, s in found.scores), None) or "nano"
     model = str(model).removesuffix("/artifact")
     picture = next((path / m["images"][0]["file"] for path, m in found.samples if m["images"]), None)
+    sample = f"raexla sample --model {model} --per-prompt 8"
     out = [
-        (f'raexla sample --model {model} --prompt "a red circle left of a blue square" --per-prompt 8', "your own prompt"),
-        (f'raexla sample --model {model} --prompt "three green rings" --per-prompt 8 --guidance 4 --steps 10', "more guidance, fewer steps"),
+        (f'{sample} --prompt "a red circle left of a blue square"', "your own prompt"),
+        (f'{sample} --prompt "three green rings" --guidance 4 --steps 10', "more guidance, fewer steps"),
     ]
     if picture is not None:
-        out.append((f'raexla understand --model {model} --image "{picture}" --question "What shapes are there?"', "ask about a picture"))
+        asked = f'raexla understand --model {model} --image "{picture}" --question "What is in the top left?"'
+        out.append((asked, "ask about a picture"))
     if any(run.stage == "pretrain" for run in found.runs):
         out.append(("raexla train recipes/nano/pretrain.yaml --out runs/mine --set model.dit.depth=2", "a smaller DiT"))
         out.append(("raexla recipe show recipes/nano/pretrain.yaml", "everything that can be set"))
