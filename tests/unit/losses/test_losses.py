@@ -100,7 +100,7 @@ def test_lpips_equals_the_package(vgg_file):
     theirs.scaling_layer = lpips.ScalingLayer()
     theirs.net.load_state_dict(ours.features.vgg.state_dict(), assign=True)
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / "vgg.pth"
-    theirs.load_state_dict(torch.load(heads, weights_only=True), strict=False, assign=True)
+    theirs.load_state_dict(torch.load(heads, "cpu", weights_only=True), strict=False, assign=True)
     a, b = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(6))
     expected = theirs(a, b, normalize=True)
     torch.testing.assert_close(ours(a, b), expected.mean(), rtol=1e-5, atol=1e-7)
