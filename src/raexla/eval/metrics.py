@@ -43,7 +43,5 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     var_a, var_b = blur(first**2) - mean_a**2, blur(second**2) - mean_b**2
     covariance = blur(first * second) - mean_a * mean_b
     c1, c2 = _K1**2, _K2**2
-    index = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
-        (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    )
+    index = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return index[:, :, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS].mean(axis=(1, 2, 3))

@@ -145,9 +145,7 @@ class NanoBenchmark:
             },
         }
 
-    def _drawn(
-        self, name: str, chosen: Sequence[NanoPrompt], sampling: SamplingRecipe, folder: Path
-    ) -> dict[str, Any]:
+    def _drawn(self, name: str, chosen: Sequence[NanoPrompt], sampling: SamplingRecipe, folder: Path) -> dict[str, Any]:
         sampler = ImageSampler(self.model, self.runtime, sampling)
         images = sampler.images([p.caption for p in chosen], self.recipe.seed, self.ticks(f"draw {name}", len(chosen)))
         protocol = {
@@ -201,7 +199,7 @@ class NanoBenchmark:
             "protocol": {
                 "question_set_sha256": hashlib.sha256(text.encode()).hexdigest(),
                 "samples": len(asked),
-                "judge": "exact match of lower-case answers; chance pairs questions with answers to others of their kind",
+                "judge": "exact match, lower case; chance pairs questions with answers to others of their kind",
                 "decoding": answering.model_dump(mode="json"),
                 "resolution": self.model.codec.image_size,
                 "model_digest": self.model.digest,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from raexla.data.nano.scenes import TASKS
@@ -14,7 +15,6 @@ NAMES = {
     "held_out": "held-out pairs",
     "real": "ceiling: real renders",
     "reconstructions": "ceiling: reconstructions",
-    "chance": "chance (captions shuffled)",
     "understanding": "understanding",
 }
 """How the lines of `scores.json` are called in front of people."""
@@ -38,19 +38,33 @@ def cell(value: Mapping[str, float] | None) -> str:
     return f"{100 * value['score']:.0f} ±{50 * (value['high'] - value['low']):.0f}"
 
 
+_HEADS = {
+    "guided": "guided",
+    "unguided": "unguided",
+    "held_out": "held out",
+    "real": "real",
+    "reconstructions": "codec",
+}
+
+
 def score_table(scores: Mapping[str, Any]) -> Table:
-    """Lines of `scores.json` by task, in per cent, chance below the first."""
+    """Tasks of `scores.json` by line, in per cent; chance beside the first line, ceilings on the right."""
     lines = scores["scores"]
-    tasks = in_order(lines[0]["tasks"])
-    table = Table(title="nano benchmark, % right with the half-width of the 95% interval")
+    table = Table(
+        title="nano benchmark: % right, half the 95% interval",
+        caption="held out: colour-shape pairs never trained on; real, codec: ceilings (true renders, as they are and "
+        "reconstructed)",
+        box=SIMPLE_HEAD,
+    )
     table.add_column("")
-    for task in tasks:
-        table.add_column(task_name(task), justify="right", style="bold" if task == "overall" else "")
     for number, line in enumerate(lines):
-        table.add_row(NAMES.get(line["name"], line["name"]), *[cell(line["tasks"].get(task)) for task in tasks])
+        table.add_column(_HEADS.get(line["name"], line["name"]), justify="right")
         if number == 0:
-            chance = [f"{100 * line['tasks'][task]['chance']:.0f}" for task in tasks]
-            table.add_row(NAMES["chance"], *chance, style="dim")
+            table.add_column("chance", justify="right", style="dim")
+    for task in in_order(lines[0]["tasks"]):
+        cells = [cell(line["tasks"].get(task)) for line in lines]
+        chance = f"{100 * lines[0]['tasks'][task]['chance']:.0f}"
+        table.add_row(task_name(task), cells[0], chance, *cells[1:], style="bold" if task == "overall" else "")
     return table
 
 
@@ -59,11 +73,13 @@ def understanding_table(scores: Mapping[str, Any]) -> Table | None:
     if not scores["understanding"]:
         return None
     found = scores["understanding"]["tasks"]
-    tasks = {kind: found[kind] for kind in in_order(found)}
-    table = Table(title="understanding, % right with the half-width of the 95% interval")
+    table = Table(title="understanding: % right, half the 95% interval", box=SIMPLE_HEAD)
     table.add_column("")
-    for kind in tasks:
-        table.add_column(kind, justify="right", style="bold" if kind == "overall" else "")
-    table.add_row("model", *[cell(value) for value in tasks.values()])
-    table.add_row("chance (answers shuffled)", *[f"{100 * v['chance']:.0f}" for v in tasks.values()], style="dim")
+    table.add_column("answers", justify="right")
+    table.add_column("chance", justify="right", style="dim")
+    table.add_column("questions", justify="right")
+    for kind in in_order(found):
+        value = found[kind]
+        style = "bold" if kind == "overall" else ""
+        table.add_row(kind, cell(value), f"{100 * value['chance']:.0f}", str(value["count"]), style=style)
     return table

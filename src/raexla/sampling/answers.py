@@ -52,9 +52,7 @@ class _Decoder(torch.nn.Module):
         self.unified = model.unified
         self._capacity = capacity
 
-    def read(
-        self, tokens: Tensor, slot: Tensor, length: Tensor, features: Tensor
-    ) -> tuple[Tensor, DecodeState]:
+    def read(self, tokens: Tensor, slot: Tensor, length: Tensor, features: Tensor) -> tuple[Tensor, DecodeState]:
         """Logits [B, V] after the prompts, and where decoding stands."""
         mllm = self.unified.mllm
         valid = torch.arange(tokens.shape[1], device=tokens.device)[None] < length[:, None]
@@ -104,9 +102,7 @@ class Answerer:
         rows = {name: value[0] for name, value in batch.items()}
         with torch.no_grad(), self.runtime.autocast():
             features = self.model.features(rows["image"])
-            logits, state = self._decoder.call(
-                "read", rows["tokens"], rows["image_slot"], rows["length"], features
-            )
+            logits, state = self._decoder.call("read", rows["tokens"], rows["image_slot"], rows["length"], features)
             return self._choose(logits, rows["rows"], number, seed), state
 
     def _step_of(

@@ -1,4 +1,4 @@
-"""What `raexla sample` does: pictures of prompts into a folder, with a contact sheet and a record of how they came about."""
+"""What `raexla sample` does: pictures of prompts into a folder, with a contact sheet and a record of their making."""
 
 import platform
 import re

@@ -98,9 +98,7 @@ class ImageSampler:
 
         return guided(strong, weak, guidance)
 
-    def _step_of(
-        self, x: Tensor, condition: Tensor, weak: Tensor, times: Tensor, draw: Tensor | None
-    ) -> Tensor:
+    def _step_of(self, x: Tensor, condition: Tensor, weak: Tensor, times: Tensor, draw: Tensor | None) -> Tensor:
         sampler = self.recipe.sampler
         t, t_next = times[0].expand(len(x)), times[1].expand(len(x))
         with torch.no_grad(), self.runtime.autocast():
@@ -131,7 +129,7 @@ class ImageSampler:
         return {name: arrays[name] for name in ("tokens", "image_slot", "query_start")}
 
     def latents(self, prompts: Sequence[str], seed: int, first_row: int = 0) -> Tensor:
-        """Latents [batch, N, C] of exactly one batch of prompts, on the devices; picture i uses noise (seed, row + i)."""
+        """Latents [batch, N, C] of exactly one batch of prompts, on the devices; picture i has the noise of row + i."""
         rows = np.arange(first_row, first_row + self.batch, dtype=np.int32)
         placed = self.runtime.put({**self.rows_of(prompts), "rows": rows})
         condition, weak = self._condition({name: placed[name] for name in ("tokens", "image_slot", "query_start")})

@@ -148,8 +148,8 @@ def find_model(name: str, where: str = "--model") -> Path:
 def beside(recipe: CodecRecipe, folder: Path) -> CodecRecipe:
     """The codec's recipe with parts that stand next to a model's artifact taken from there.
 
-    Shipped artifacts are neighbours (`encoder/`, `statistics/`, `decoder/`, `model/`) and work from any directory; their
-    hashes are checked all the same. Everything else keeps its path.
+    Shipped artifacts are neighbours (`encoder/`, `statistics/`, `decoder/`, `model/`) and work from any directory;
+    their hashes are checked all the same. Everything else keeps its path.
     """
     if not isinstance(recipe, RAECodecRecipe):
         return recipe

@@ -13,7 +13,12 @@ from raexla.eval.scenes import evaluate, score
 from raexla.eval.understanding import judge, questions
 from raexla.sampling.sheet import save_png, save_sheet, to_image
 
-PROMPTS = ["a red circle", "two blue squares", "a ring left of a cross", "a photo of a white triangle & a <b>bold</b> one"]
+PROMPTS = [
+    "a red circle",
+    "two blue squares",
+    "a ring left of a cross",
+    "a photo of a white triangle & a <b>bold</b> one",
+]
 
 
 def make_run(folder: Path, stage: str, steps: int, seed: int, data: Path) -> None:
@@ -45,7 +50,13 @@ def make_scores(folder: Path, per_task: int = 8) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)
     lines = []
-    for name, spoil in (("guided", 0.4), ("unguided", 0.6), ("held_out", 0.7), ("real", 0.0), ("reconstructions", 0.02)):
+    for name, spoil in (
+        ("guided", 0.4),
+        ("unguided", 0.6),
+        ("held_out", 0.7),
+        ("real", 0.0),
+        ("reconstructions", 0.02),
+    ):
         chosen = prompts(per_task, held_out=name == "held_out")
         pixels = np.stack([p.image for p in chosen])
         swap = rng.random(len(chosen)) < spoil
@@ -83,7 +94,10 @@ def make_samples(folder: Path) -> None:
         save_png(folder / f"{row:04d}.png", np.full((3, 32, 32), row / 4))
         entries.append({"file": f"{row:04d}.png", "prompt": prompt, "row": row, "sha256": ""})
     sampling = {"sampler": {"type": "euler", "steps": 25}, "guidance": {"type": "cfg", "scale": 2.0}}
-    write_json(folder / "manifest.json", {"sampling": sampling, "seed": 0, "model": "runs/nano/finetune/artifact", "images": entries})
+    write_json(
+        folder / "manifest.json",
+        {"sampling": sampling, "seed": 0, "model": "runs/nano/finetune/artifact", "images": entries},
+    )
 
 
 def make_demo(root: Path) -> Path:
@@ -95,5 +109,3 @@ def make_demo(root: Path) -> Path:
     make_scores(runs / "score")
     make_samples(runs / "samples")
     return runs
-
-

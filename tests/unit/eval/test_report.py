@@ -62,7 +62,9 @@ def test_it_shows_what_is_there(html):
     assert "with guidance" in html
     assert "held-out pairs" in html
     assert "PSNR 25.4 dB, SSIM 0.930" in html
-    assert html.index(">decoder, 400 steps<") < html.index(">pretrain, 800 steps<") < html.index(">finetune, 200 steps<")
+    assert (
+        html.index(">decoder, 400 steps<") < html.index(">pretrain, 800 steps<") < html.index(">finetune, 200 steps<")
+    )
     assert "sampler euler (steps 25), guidance cfg (scale 2), seed 0" in html
     assert "&lt;b&gt;bold&lt;/b&gt;" in html  # prompts are text
     assert "<b>bold</b>" not in html
@@ -75,7 +77,7 @@ def test_a_run_alone_is_enough(tmp_path):
     make_run(tmp_path / "runs" / "decoder", "decoder", 40, 0, tmp_path / "no data")
     html = write_report(tmp_path / "runs", tmp_path / "out" / "r.html").read_text()
     assert ">decoder, 40 steps<" in html
-    assert "<h2 id=\"scores\"" not in html
+    assert '<h2 id="scores"' not in html
     run = collect(tmp_path / "runs").runs[0]
     assert run.typical("images_per_second") == 160.0
     assert [step for step, _ in run.sheets] == [10, 20, 30, 40]

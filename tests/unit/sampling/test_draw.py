@@ -149,7 +149,10 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, capsys, monkeyp
         ([*sample, model, *prompt, "--sampler", "eulr"], "there is no 'eulr'; choose one of euler, heun, sde"),
         ([*sample, model, *prompt, "--guidance-interval", "0.8", "0.2"], "the interval LOW < HIGH"),
         ([*sample, model, *prompt, "--out", "run"], "run is not empty and holds no manifest.json"),
-        (["understand", "--model", model, "--image", "no.png", "--question", "?"], "no.png can't be read: No such file"),
+        (
+            ["understand", "--model", model, "--image", "no.png", "--question", "?"],
+            "no.png can't be read: No such file",
+        ),
         (["understand", "--model", model, "--image", "text.png", "--question", "?"], "text.png: not_an_image"),
         (["report", "nowhere"], "nowhere: there is no such folder"),
         (["report", "empty"], "empty: nothing to report"),

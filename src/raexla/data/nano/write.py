@@ -38,6 +38,7 @@ COUNTS: dict[Split, int] = {
 """Samples of each split unless told otherwise: the demo's data."""
 
 _CHUNK = 250
+_FEW = 4000  # samples that are made sooner than a second process starts
 _SAMPLES_PER_SHARD = 4000
 
 
@@ -94,7 +95,7 @@ def write_nano(
         UserError: a split's folder holds something that is not its shards.
     """
     lines = []
-    wanted = {
+    wanted: dict[Split, tuple[Path, dict[str, Any]]] = {
         split: (out / split, {"format": FORMAT, "split": split, "count": n, "seed": seed})
         for split, n in counts.items()
     }

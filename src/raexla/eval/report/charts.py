@@ -86,9 +86,7 @@ def line_chart(lines: Sequence[Line], title: str) -> Markup:
     return Markup("".join(parts))
 
 
-def _points(
-    pairs: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float]
-) -> str:
+def _points(pairs: Sequence[tuple[float, float]], x: Callable[[float], float], y: Callable[[float], float]) -> str:
     return " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in pairs)
 
 
@@ -139,7 +137,7 @@ def bar_chart(
             at = y(ceiling[task]["score"])
             parts.append(f'<line class="ceiling" x1="{middle - 46}" x2="{middle + 46}" y1="{at:.1f}" y2="{at:.1f}"/>')
         weight = " strong" if task == "overall" else ""
-        name = escape(task.replace("_", " "))
-        parts.append(f'<text class="task{weight}" x="{middle}" y="{base + 20}" text-anchor="middle">{name}</text>')
+        name, at = escape(task.replace("_", " ")), f'x="{middle}" y="{base + 20}"'
+        parts.append(f'<text class="task{weight}" {at} text-anchor="middle">{name}</text>')
     parts.append("</svg>")
     return Markup("".join(parts))

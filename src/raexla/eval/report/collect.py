@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ class Run:
 
     def metrics(self) -> list[str]:
         """Names of all metrics that are numbers, in order of appearance."""
-        names = {name: None for record in self.records for name, value in record.items() if isinstance(value, int | float)}
+        names = {
+            name: None for record in self.records for name, value in record.items() if isinstance(value, int | float)
+        }
         return [name for name in names if name != "step"]
 
     def typical(self, name: str) -> float | None:
@@ -63,9 +65,9 @@ class Collected:
     """Everything that a page shows."""
 
     runs: list[Run]
-    samples: list[tuple[Path, Mapping[str, Any]]]
+    samples: Sequence[tuple[Path, Mapping[str, Any]]]
     """Folders of `raexla sample` and their manifests."""
-    scores: list[tuple[Path, Mapping[str, Any]]]
+    scores: Sequence[tuple[Path, Mapping[str, Any]]]
     """Folders of `raexla score` and their `scores.json`."""
     data: list[tuple[str, str, list[Picture]]] = field(default_factory=list)
     """(name, what it says of itself, pictures) of the training data's sources."""

@@ -152,7 +152,8 @@ def _understanding(folder: Path, found: Mapping[str, Any] | None) -> dict[str, A
 
 def _stamps(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """(what, protocol) of every score."""
-    stamps = [("all scores", {**scores["model"], "created": scores["created"], "seconds": scores["seconds"]})]
+    stamps: list[tuple[str, Mapping[str, Any]]] = []
+    stamps += [("all scores", {**scores["model"], "created": scores["created"], "seconds": scores["seconds"]})]
     stamps += [(NAMES.get(line["name"], line["name"]), line["protocol"]) for line in scores["scores"]]
     if scores.get("understanding"):
         stamps.append((NAMES["understanding"], scores["understanding"]["protocol"]))
@@ -229,7 +230,7 @@ def _timing(run: Run) -> dict[str, Any] | None:
         "stage": run.stage,
         "name": run.name,
         "steps": run.note.get("step", run.records[-1]["step"]),
-        "devices": " × ".join(f"{axis} {n}" for axis, n in mesh.items() if n > 1) or "1",
+        "devices": ", ".join(f"{axis} {n}" for axis, n in mesh.items() if n > 1) or "1",
         "step_seconds": run.typical("seconds"),
         "images_per_second": run.typical("images_per_second"),
         "input_wait": run.typical("input_wait_seconds"),

@@ -33,7 +33,9 @@ def test_splits_read_back_as_they_were_made(tmp_path):
     assert verify(str(tmp_path / "words"), decode=True).problems == []
 
 
-def test_several_processes_write_the_same_bytes(tmp_path):
+@pytest.mark.slow
+def test_several_processes_write_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("raexla.data.nano.write._FEW", 0)
     one, two = ({"decoder": 600}, tmp_path / "one"), ({"decoder": 600}, tmp_path / "two")
     write_nano(one[1], one[0], processes=1)
     write_nano(two[1], two[0], processes=2)

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The whole pipeline, small, on the CPU, on four virtual XLA devices: shards, decoder, pretraining, finetuning, pictures,
+# scores, report. Every step is one command that can be run by itself; what is complete is not done again, and a stage
+# that was stopped goes on where it stood. The encoder and the language model come pretrained (recipes/nano/artifacts).
+#
+#   tools/demo.sh          about a quarter of an hour on two cores
+#   tools/demo.sh --long   about an hour: the same with larger budgets, and its model is kept as `nano`
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+case "${1:-}" in
+  "")     recipes=recipes/nano      runs=runs/nano ;;
+  --long) recipes=recipes/nano/long runs=runs/nano-long ;;
+  *)      echo "usage: tools/demo.sh [--long]" >&2; exit 2 ;;
+esac
+step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; "$@"; }
+
+step raexla shards nano --out data/nano
+
+step raexla train $recipes/decoder.yaml  --out $runs/decoder
+step raexla train $recipes/pretrain.yaml --out $runs/pretrain
+step raexla train $recipes/finetune.yaml --out $runs/finetune
+
+step raexla sample --model $runs/finetune --prompts tools/demo-prompts.txt --per-prompt 4 --steps 25 --devices 4 \
+  --out $runs/samples
+step raexla score  --model $runs/finetune --steps 25 --devices 4 --out $runs/score
+
+step raexla report $runs --title "raexla on the nano world: from shards to pictures"
+
+cat <<END
+
+  report   $PWD/$runs/report.html
+  scores   $PWD/$runs/score/scores.json   (every score with its protocol)
+  pictures $PWD/$runs/samples/sheet.png
+
+Next:
+  .venv/bin/raexla sample --model $runs/finetune --prompt "a red circle left of a blue square" --per-prompt 8
+  .venv/bin/raexla understand --model $runs/finetune --image $runs/score/real/position-0000.png --question "What is in the top left?"
+  .venv/bin/raexla train $recipes/pretrain.yaml --out runs/mine --set model.dit.depth=2
+  .venv/bin/raexla recipe show $recipes/pretrain.yaml
+END
+[[ "${1:-}" == --long ]] || echo "  make demo-long"
