@@ -4,7 +4,8 @@
 # that was stopped goes on where it stood. The encoder and the language model come pretrained (recipes/nano/artifacts).
 #
 #   tools/demo.sh          about a quarter of an hour on two cores
-#   tools/demo.sh --long   about an hour: the same with larger budgets, and its model is kept as `nano`
+#   tools/demo.sh --long   about an hour: the same with larger budgets; with --keep, its decoder and model replace those
+#                          that the repository ships, so that `--model nano` means them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
@@ -12,8 +13,10 @@ export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 case "${1:-}" in
   "")     recipes=recipes/nano      runs=runs/nano ;;
   --long) recipes=recipes/nano/long runs=runs/nano-long ;;
-  *)      echo "usage: tools/demo.sh [--long]" >&2; exit 2 ;;
+  *)      echo "usage: tools/demo.sh [--long [--keep]]" >&2; exit 2 ;;
 esac
+keep=${2:-}
+[[ -z "$keep" || "$keep" == --keep ]] || { echo "usage: tools/demo.sh [--long [--keep]]" >&2; exit 2; }
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; "$@"; }
 
 step raexla shards nano --out data/nano
@@ -27,6 +30,14 @@ step raexla sample --model $runs/finetune --prompts tools/demo-prompts.txt --per
 step raexla score  --model $runs/finetune --steps 25 --devices 4 --out $runs/score
 
 step raexla report $runs --title "raexla on the nano world: from shards to pictures"
+
+if [[ -n "$keep" ]]; then
+  kept=recipes/nano/artifacts
+  rm -rf $kept/decoder $kept/model
+  step cp -r $runs/decoder/artifact $kept/decoder
+  step cp -r $runs/finetune/artifact $kept/model
+  step raexla sample --model nano --prompt "a red circle left of a blue square" --out $runs/kept
+fi
 
 cat <<END
 

@@ -134,7 +134,7 @@ def find_model(name: str, where: str = "--model") -> Path:
         roots = (Path.cwd(), Path(__file__).resolve().parents[3])
         found = next((root / NANO_MODEL for root in roots if (root / NANO_MODEL).is_dir()), None)
         if found is None:
-            raise UserError(f"{where}: there is no {NANO_MODEL} here; `make demo-long` trains the nano model")
+            raise UserError(f"{where}: there is no {NANO_MODEL} here; `tools/demo.sh --long --keep` makes it")
         return found
     if (path / "artifact").is_dir():
         return path / "artifact"

@@ -171,7 +171,7 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, capsys, monkeyp
 def test_nano_without_its_artifact_names_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("raexla.sampling.model.NANO_MODEL", Path("recipes/none/model"))
-    with pytest.raises(UserError, match="`make demo-long` trains the nano model"):
+    with pytest.raises(UserError, match=r"`tools/demo.sh --long --keep` makes it"):
         find_model("nano")
     (tmp_path / "recipes/none/model").mkdir(parents=True)
     assert find_model("nano") == tmp_path / "recipes/none/model"

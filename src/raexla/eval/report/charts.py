@@ -131,13 +131,14 @@ def bar_chart(
             chance = y(value["chance"])
             parts.append(f'<line class="chance" x1="{x:.1f}" x2="{x + size:.1f}" y1="{chance:.1f}" y2="{chance:.1f}"/>')
             parts.append(
-                f'<text class="value" x="{centre}" y="{max(y(high) - 4, 10):.1f}" text-anchor="middle">{100 * score:.0f}</text>'
+                f'<text class="value" x="{centre}" y="{max(y(high) - 4, 10):.1f}" text-anchor="middle">'
+                f"{100 * score:.0f}</text>"
             )
         if ceiling and task in ceiling:
             at = y(ceiling[task]["score"])
             parts.append(f'<line class="ceiling" x1="{middle - 46}" x2="{middle + 46}" y1="{at:.1f}" y2="{at:.1f}"/>')
         weight = " strong" if task == "overall" else ""
-        name, at = escape(task.replace("_", " ")), f'x="{middle}" y="{base + 20}"'
-        parts.append(f'<text class="task{weight}" {at} text-anchor="middle">{name}</text>')
+        name, place_of = escape(task.replace("_", " ")), f'x="{middle}" y="{base + 20}"'
+        parts.append(f'<text class="task{weight}" {place_of} text-anchor="middle">{name}</text>')
     parts.append("</svg>")
     return Markup("".join(parts))
