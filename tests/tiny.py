@@ -38,7 +38,9 @@ def language(folder: Path, seed: int = 0) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((c for s in samples("pretrain", 200) for c in s.captions), trainer)
+    texts = [caption for sample in samples("pretrain", 200) for caption in sample.captions]
+    texts += [text for sample in samples("understanding", 200) for turn in sample.conversation for text in turn]
+    tokenizer.train_from_iterator(texts, trainer)
     fast = Qwen2TokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -71,14 +73,16 @@ def shards(folder: Path, split: Split, count: int, per_shard: int = 32) -> Path:
             members: dict[str, bytes] = {}
             if sample.image is not None:
                 members["png"] = png(sample.image)
+            meta: dict[str, Any] = {}
             if sample.captions:
-                members["txt"] = "\n".join(sample.captions).encode()
+                meta["captions"] = list(sample.captions)
             if sample.conversation:
                 turns = []
                 for number, (question, answer) in enumerate(sample.conversation):
                     mark = "<image>\n" if number == 0 and sample.image is not None else ""
                     turns += [{"from": "human", "value": mark + question}, {"from": "gpt", "value": answer}]
-                members["json"] = json.dumps({"conversations": turns}).encode()
+                meta["conversations"] = turns
+            members["json"] = json.dumps(meta).encode()
             writer.write(sample.key, members)
     return folder
 

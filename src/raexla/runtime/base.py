@@ -85,6 +85,11 @@ class Runtime(Protocol):
         """Into how many parts the rows of a batch are split over all devices (data x fsdp)."""
         ...
 
+    @property
+    def loss_shards(self) -> int:
+        """Over how many processes a mean loss must be divided so that summed gradients are the global mean's."""
+        ...
+
     def place(self, module: nn.Module, table: Table | None = None) -> None:
         """Move a module's parameters and buffers to the devices, in place, split as the table says (None: whole)."""
         ...

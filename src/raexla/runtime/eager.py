@@ -39,6 +39,10 @@ class EagerRuntime:
     def batch_shards(self) -> int:
         return self.process_count
 
+    @property
+    def loss_shards(self) -> int:
+        return self.process_count
+
     def place(self, module: nn.Module, table: Table | None = None) -> None:
         if table is not None:
             resolve(table, {name: tuple(p.shape) for name, p in module.named_parameters()})

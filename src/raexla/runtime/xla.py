@@ -86,6 +86,10 @@ class XlaRuntime:
         spec = self._xs.ShardingSpec(self._mesh, axes, minibatch=True)
         return xm.send_cpu_data_to_device([tensor], self.device, input_sharding=spec)[0]
 
+    @property
+    def loss_shards(self) -> int:
+        return 1
+
     def place(self, module: nn.Module, table: Table | None = None) -> None:
         # Module.to() gives tied parameters one copy each on XLA: move every tensor once and hand it to all owners.
         axes = resolve(table, {n: tuple(p.shape) for n, p in module.named_parameters()}) if table is not None else {}

@@ -6,6 +6,7 @@ from typing import Any
 from raexla.recipe import Recipe
 from raexla.runtime import Runtime, open_runtime
 from raexla.train.base import StageRecipe
+from raexla.train.decoder import DecoderTask, DecoderTrainingRecipe
 from raexla.train.directory import RunDirectory
 from raexla.train.finetune import FinetuneRecipe, FinetuneTask
 from raexla.train.loop import fit
@@ -13,6 +14,7 @@ from raexla.train.pretrain import PretrainRecipe, PretrainTask
 from raexla.train.task import Task
 
 _TASKS: Mapping[type[StageRecipe], Callable[[Any, Runtime], Task]] = {
+    DecoderTrainingRecipe: DecoderTask,
     PretrainRecipe: PretrainTask,
     FinetuneRecipe: FinetuneTask,
 }

@@ -112,13 +112,13 @@ class Task(ABC):
             yield {name: value[index] for name, value in batch.items()}
 
 
-def gradients(loss: Tensor, parameters: Sequence[Tensor], into: list[Tensor] | None = None) -> list[Tensor]:
-    """d loss / d parameters, added to `into` if given.
+def gradients(loss: Tensor, parameters: Sequence[Tensor], into: list[Tensor] | None = None, retain: bool = False) -> list[Tensor]:
+    """d loss / d parameters, added to `into` if given; `retain` keeps the graph for another loss.
 
     Raises:
         RuntimeError: a parameter that should be trained has no part in the loss (a bug).
     """
-    new = torch.autograd.grad(loss, list(parameters))
+    new = torch.autograd.grad(loss, list(parameters), retain_graph=retain)
     return list(new) if into is None else [a + b for a, b in zip(into, new, strict=True)]
 
 
