@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from raexla.checkpoint.files import directory_when_complete, sha256, write_json
@@ -142,7 +143,8 @@ def draw(
             entries.append({"file": name, "prompt": prompt, "row": row, "sha256": sha256(folder / name)})
         columns = per_prompt if 3 <= per_prompt <= 8 else 8
         subtitle = f"{summary(recipe)}, seed {seed}, model {model.digest[:12]}"
-        title = f"{len(images)} pictures of {len(prompts)} prompts" if len(prompts) > 1 else prompts[0]
+        title = f"{len(images)} pictures of {len(prompts)} prompts" if len(prompts) > 1 else shorten(prompts[0], 60)
+        title = title if len(images) >= 4 else ""  # a narrow sheet has no room for one
         save_sheet(folder / SHEET, images, repeated, columns=columns, title=title, subtitle=subtitle)
         write_json(
             folder / MANIFEST,
