@@ -73,6 +73,20 @@ def options(
     """Options of the program itself; each acts by its callback."""
 
 
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; the recipe's run.dir if not given.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, removing the run that is there.")] = False,
+) -> None:
+    """Train what a recipe describes; a run directory with a checkpoint is gone on with."""
+    from raexla.train.stages import train_recipe
+
+    extra = [f"run.dir={out}"] if out is not None else []
+    train_recipe(load_recipe(recipe, [*(overrides or ()), *extra]), fresh)
+
+
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeFile, overrides: SetOption = None) -> None:
     """Print the resolved recipe: parents merged, overrides applied, defaults filled in."""

@@ -12,5 +12,7 @@ def open_wandb(project: str, run: Path, recipe_values: Mapping[str, Any]) -> Any
     try:
         import wandb
     except ImportError as missing:
-        raise UserError("obs.wandb_project is set, but wandb is not installed: pip install 'raexla[wandb]'") from missing
+        raise UserError(
+            "obs.wandb_project is set, but wandb is not installed: pip install 'raexla[wandb]'"
+        ) from missing
     return wandb.init(project=project, name=run.name, dir=str(run), resume="allow", config=dict(recipe_values))

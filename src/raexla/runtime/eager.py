@@ -31,7 +31,9 @@ class EagerRuntime:
         self.device = torch.device(f"cuda:{self.process_index % torch.cuda.device_count()}" if cuda else "cpu")
         self.device_count = self.process_count
         if mesh.tensor not in (None, 1):
-            raise UserError(f"mesh.tensor is {mesh.tensor}: the eager runtime splits batches only; use runtime.type xla")
+            raise UserError(
+                f"mesh.tensor is {mesh.tensor}: the eager runtime splits batches only; use runtime.type xla"
+            )
         self.mesh = {"data": self.process_count, "fsdp": 1, "tensor": 1}
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
 

@@ -142,7 +142,9 @@ class DecoderTask(Task):
         self.decoder = opened.codec.decoder
         self.codec.noise = recipe.noise
         if recipe.transform.size != self.codec.image_size:
-            raise UserError(f"transform.size is {recipe.transform.size}, the codec draws {self.codec.image_size} pixels")
+            raise UserError(
+                f"transform.size is {recipe.transform.size}, the codec draws {self.codec.image_size} pixels"
+            )
         generator = torch.Generator().manual_seed(recipe.run.seed)
         if recipe.codec.weights is None:
             init_weights(self.decoder, generator)

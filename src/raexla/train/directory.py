@@ -13,7 +13,17 @@ from raexla.recipe import Recipe, UserError, differences, load_text, show
 from raexla.train.base import StageRecipe
 
 #: Keys in which a resumed run may differ from the one that began: they change no step that has been taken.
-MAY_CHANGE = ("train.steps", "train.accumulate", "run.dir", "runtime", "mesh", "eval", "obs", "checkpoint", "data.loader")
+MAY_CHANGE = (
+    "train.steps",
+    "train.accumulate",
+    "run.dir",
+    "runtime",
+    "mesh",
+    "eval",
+    "obs",
+    "checkpoint",
+    "data.loader",
+)
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Finetuning: a pretrained unified model on high-quality data, LLM + DiT or the DiT alone (000, section 4.2)."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from raexla.checkpoint import ArtifactRef, read_artifact
 from raexla.data import ImageTransformRecipe
@@ -23,6 +25,8 @@ class FinetuneRecipe(StageRecipe):
     """Replaces the codec that the model names, for instance to give it another decoder; None keeps it."""
     transform: ImageTransformRecipe
     """How pictures become squares of the codec's size."""
+    times_per_image: Annotated[int, Field(ge=1)] = 1
+    """Noise levels that each picture is trained at in a step."""
     losses: UnifiedLossRecipe = UnifiedLossRecipe()
     optim: UnifiedOptimRecipe
     """`llm: null` tunes DiT and connector only."""
@@ -35,4 +39,6 @@ class FinetuneTask(UnifiedTask):
     def __init__(self, recipe: FinetuneRecipe, runtime: Runtime) -> None:
         read_artifact(recipe.init, "model", "init")
         model = load_model(Path(recipe.init.path), recipe.codec, "init.path")
-        super().__init__(recipe, runtime, model, recipe.transform, recipe.losses, recipe.optim, recipe.eval)
+        super().__init__(
+            recipe, runtime, model, recipe.transform, recipe.times_per_image, recipe.losses, recipe.optim, recipe.eval
+        )

@@ -129,7 +129,9 @@ def fit(
                 if saving:
                     save_now()
             if stopping and not last:
-                raise StopRequested(f"stopped as asked at step {step} of {recipe.train.steps}; the same command resumes")
+                raise StopRequested(
+                    f"stopped as asked at step {step} of {recipe.train.steps}; the same command resumes"
+                )
         if first:
             counters = runtime.counters()
             clock.seconds["compile"] = counters.compile_seconds

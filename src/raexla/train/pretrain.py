@@ -19,8 +19,8 @@ from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
 from raexla.losses import cross_entropy_sum
-from raexla.obs.flops import transformer_flops
 from raexla.models.mllm import UnifiedModel
+from raexla.obs.flops import transformer_flops
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe, UserError
 from raexla.runtime import Draws, Runtime
@@ -55,6 +55,8 @@ class PretrainRecipe(StageRecipe, TextToImageRecipe):
     stage: Literal["pretrain"]
     transform: ImageTransformRecipe
     """How pictures become squares of the codec's size."""
+    times_per_image: Annotated[int, Field(ge=1)] = 1
+    """Noise levels that each picture is trained at in a step (`diffusion_timesteps_per_sample` of the released code)."""
     losses: UnifiedLossRecipe = UnifiedLossRecipe()
     optim: UnifiedOptimRecipe
     eval: TextToImageEvalRecipe = TextToImageEvalRecipe()
@@ -79,12 +81,14 @@ class UnifiedTask(Task):
         runtime: Runtime,
         model: TextToImage,
         transform: ImageTransformRecipe,
+        times_per_image: int,
         losses: UnifiedLossRecipe,
         optim: UnifiedOptimRecipe,
         evaluation: TextToImageEvalRecipe,
     ) -> None:
         super().__init__(recipe, runtime)
         self.data, self.model, self.transform, self.losses = recipe.data, model, transform, losses
+        self.times = times_per_image
         if transform.size != model.codec.image_size:
             raise UserError(f"transform.size is {transform.size}, the codec takes images of {model.codec.image_size}")
         kinds = {source.group or source.kind for source in recipe.data.sources}
@@ -152,7 +156,9 @@ class UnifiedTask(Task):
             "images": self.runtime.sum_over_processes(images),
         }
 
-    def shares(self, unified: UnifiedModel, micro: Batch, step: Tensor, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def shares(
+        self, unified: UnifiedModel, micro: Batch, step: Tensor, whole: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """A micro-batch's share of the global batch's losses.
 
         Args:
@@ -165,14 +171,17 @@ class UnifiedTask(Task):
         latent = codec.encode(image_of(rows["pixels"])).float()
         draws = Draws(self.seed, step, rows["rows"])
         flow, dit = self.model.recipe.flow, self.model.recipe.model.dit
-        time = sample_time(getattr(draws, flow.draw)("time"), flow, self.model.shift)
-        noise = draws.normal("noise", latent.shape[1:])
+        times = sample_time(getattr(draws, flow.draw)("time", (self.times,)).flatten(), flow, self.model.shift)
+        noise = draws.normal("noise", (self.times, *latent.shape[1:])).flatten(0, 1)
+        target = latent.repeat_interleave(self.times, dim=0)
         drop = draws.uniform("drop_condition") < dit.condition_dropout if dit.condition_dropout else None
         with runtime.autocast():
             hidden = unified.hidden(rows["tokens"], rows["image_slot"], use_queries=True)
             summed_ce, _ = cross_entropy_sum(unified.mllm.logits(hidden), rows["labels"])
-            condition = unified.condition(hidden, rows["query_start"])
-            velocity = unified.velocity(interpolate(latent, noise, time), time, condition, drop)
+            condition = unified.condition(hidden, rows["query_start"]).repeat_interleave(self.times, dim=0)
+            if drop is not None:
+                drop = drop.repeat_interleave(self.times, dim=0)
+            velocity = unified.velocity(interpolate(target, noise, times), times, condition, drop)
             if self.has_conversations:
                 asked = group(micro, UNDERSTANDING)
                 with torch.no_grad():
@@ -180,7 +189,7 @@ class UnifiedTask(Task):
                 answers = unified.hidden(asked["tokens"], asked["image_slot"], features)
                 more, _ = cross_entropy_sum(unified.mllm.logits(answers), asked["labels"])
                 summed_ce = summed_ce + more
-        diffusion = flow_loss(velocity, velocity_target(latent, noise)).sum() / whole["images"]
+        diffusion = flow_loss(velocity, velocity_target(target, noise)).sum() / (self.times * whole["images"])
         language = summed_ce / whole["tokens"]
         loss = self.losses.language * language + self.losses.diffusion * diffusion
         return {"loss": loss, "loss/language": language, "loss/diffusion": diffusion}
@@ -195,7 +204,8 @@ class UnifiedTask(Task):
         return self.validation.run(step, samples)
 
     def export(self, path: Path, meta: Mapping[str, Any]) -> str:
-        weights = {name: self.runtime.to_host(value) for name, value in self.weights().items()}
+        state = {**self.model.unified.state_dict(), **self.weights()}  # buffers too: the time frequencies
+        weights = {name: self.runtime.to_host(value) for name, value in state.items()}
         return write_artifact(path, "model", weights, self.model.facts(), meta, describe(self.model))
 
     def flops_per_step(self) -> float:
@@ -215,7 +225,7 @@ class UnifiedTask(Task):
         llm = transformer_flops(size["mllm.llm."] + logits, length, config.num_hidden_layers, config.hidden_size)
         return 2.0 * (
             llm_times * self.batch_images * llm
-            + 3.0 * images * transformer_flops(size["dit."], tokens, dit.depth, dit.width)
+            + 3.0 * images * self.times * transformer_flops(size["dit."], tokens, dit.depth, dit.width)
         )
 
 
@@ -226,5 +236,5 @@ class PretrainTask(UnifiedTask):
         shared = {name: getattr(recipe, name) for name in TextToImageRecipe.model_fields}
         model = assemble(TextToImageRecipe(**shared), recipe.run.seed)
         super().__init__(
-            recipe, runtime, model, recipe.transform, recipe.losses, recipe.optim, recipe.eval
+            recipe, runtime, model, recipe.transform, recipe.times_per_image, recipe.losses, recipe.optim, recipe.eval
         )

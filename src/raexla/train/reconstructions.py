@@ -69,7 +69,9 @@ class ReconstructionValidation:
         fake = np.concatenate(results)
         if task.runtime.process_index == 0 and recipe.shown:
             pairs = np.stack([real[: recipe.shown], fake[: recipe.shown]], axis=1).reshape(-1, *real.shape[1:])
-            save_sheet(samples / f"step-{step:08d}.png", pairs, ["original", "reconstruction"] * min(recipe.shown, len(real)))
+            save_sheet(
+                samples / f"step-{step:08d}.png", pairs, ["original", "reconstruction"] * min(recipe.shown, len(real))
+            )
         return {
             "validation/psnr": float(np.mean(psnr(fake, real))),
             "validation/ssim": float(np.mean(ssim(fake, real))),

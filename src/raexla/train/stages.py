@@ -8,12 +8,16 @@ from raexla.runtime import Runtime, open_runtime
 from raexla.train.base import StageRecipe
 from raexla.train.decoder import DecoderTask, DecoderTrainingRecipe
 from raexla.train.directory import RunDirectory
+from raexla.train.encoder import EncoderRecipe, EncoderTask
 from raexla.train.finetune import FinetuneRecipe, FinetuneTask
+from raexla.train.language import LanguageRecipe, LanguageTask
 from raexla.train.loop import fit
 from raexla.train.pretrain import PretrainRecipe, PretrainTask
 from raexla.train.task import Task
 
 _TASKS: Mapping[type[StageRecipe], Callable[[Any, Runtime], Task]] = {
+    EncoderRecipe: EncoderTask,
+    LanguageRecipe: LanguageTask,
     DecoderTrainingRecipe: DecoderTask,
     PretrainRecipe: PretrainTask,
     FinetuneRecipe: FinetuneTask,
@@ -21,8 +25,13 @@ _TASKS: Mapping[type[StageRecipe], Callable[[Any, Runtime], Task]] = {
 STAGES: Mapping[str, type[Recipe]] = {recipe.model_fields["stage"].annotation.__args__[0]: recipe for recipe in _TASKS}  # type: ignore[union-attr]
 
 
-def train(recipe: StageRecipe, fresh: bool = False) -> RunDirectory:
-    """Run a training recipe to its end (`raexla train`)."""
+def train_recipe(recipe: Recipe, fresh: bool = False) -> RunDirectory:
+    """Run a training recipe to its end (`raexla train`).
+
+    Raises:
+        UserError: the recipe, its files or its devices; StopRequested: stopped and saved.
+    """
+    assert isinstance(recipe, StageRecipe)
     runtime = open_runtime(recipe.runtime, recipe.mesh)
     task = open_task(recipe, runtime)
     every = getattr(recipe, "eval", None)

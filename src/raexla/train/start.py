@@ -37,7 +37,9 @@ def ridge_start(task: "DecoderTask", recipe: RidgeRecipe) -> None:
     def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             image = image_of(pixels.flatten(0, 1))
-            hidden = decoder.norm(decoder.blocks(decoder.embed_latent(task.codec.denormalise(task.codec.encode(image)))))
+            hidden = decoder.norm(
+                decoder.blocks(decoder.embed_latent(task.codec.denormalise(task.codec.encode(image))))
+            )
             features = hidden[:, 1:].flatten(0, 1)
             planes = [(image[:, c] - float(mean[c])) / float(std[c]) for c in range(3)]
             target = patchify(torch.stack(planes, dim=1), decoder.patch_size).flatten(0, 1)

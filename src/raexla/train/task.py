@@ -112,7 +112,9 @@ class Task(ABC):
             yield {name: value[index] for name, value in batch.items()}
 
 
-def gradients(loss: Tensor, parameters: Sequence[Tensor], into: list[Tensor] | None = None, retain: bool = False) -> list[Tensor]:
+def gradients(
+    loss: Tensor, parameters: Sequence[Tensor], into: list[Tensor] | None = None, retain: bool = False
+) -> list[Tensor]:
     """d loss / d parameters, added to `into` if given; `retain` keeps the graph for another loss.
 
     Raises:

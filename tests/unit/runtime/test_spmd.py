@@ -79,9 +79,7 @@ def eager() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("devices", "tensor"), [(1, 1), (2, 1), (4, 2)])
-def test_spmd_equals_eager(
-    devices: int, tensor: int, eager: dict[str, Any], in_process: Callable[..., Any]
-) -> None:
+def test_spmd_equals_eager(devices: int, tensor: int, eager: dict[str, Any], in_process: Callable[..., Any]) -> None:
     xla = in_process(train, devices, tensor)
     assert xla["mesh"] == {"data": 1, "fsdp": devices // tensor, "tensor": tensor}
     np.testing.assert_allclose(xla["losses"], eager["losses"], atol=1e-5)
