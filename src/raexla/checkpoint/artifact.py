@@ -9,27 +9,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
 from raexla.checkpoint.files import directory_when_complete, read_json, sha256, write_json
-from raexla.recipe import Recipe, UserError
+from raexla.recipe import ArtifactReference, UserError
 
 FORMAT = 1
 MANIFEST = "artifact.json"
 WEIGHTS = "model.safetensors"
-
-
-class ArtifactRef(Recipe):
-    """A reference to an artifact from a recipe."""
-
-    path: str
-    """Its directory."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """Hash of its `artifact.json`; refused if it differs."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ def write_artifact(
     return digest
 
 
-def read_artifact(ref: ArtifactRef, kind: str, where: str) -> Artifact:
+def read_artifact(ref: ArtifactReference, kind: str, where: str) -> Artifact:
     """Open an artifact and check its kind and every file's hash.
 
     Args:

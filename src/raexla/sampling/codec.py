@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raexla.checkpoint import Artifact, ArtifactRef, read_artifact
+from raexla.checkpoint import Artifact, read_artifact
 from raexla.checkpoint.artifact import folder_digest
 from raexla.models.codecs import CodecRecipe, LatentStatistics, PixelsCodec, RAECodec, RAECodecRecipe, build_codec
 from raexla.models.codecs.vae import VAECodec
@@ -53,14 +53,12 @@ def open_codec(recipe: CodecRecipe, where: str = "codec") -> OpenCodec:
         return OpenCodec(codec, recipe, facts)
     statistics_artifact = statistics = None
     if recipe.statistics is not None:
-        reference = ArtifactRef(path=recipe.statistics.path, sha256=recipe.statistics.sha256)
-        statistics_artifact = read_artifact(reference, "statistics", f"{where}.statistics")
+        statistics_artifact = read_artifact(recipe.statistics, "statistics", f"{where}.statistics")
         arrays = as_tensors(statistics_artifact.weights())
         statistics = LatentStatistics(arrays["mean"], arrays["var"])
     decoder_artifact: Artifact | None = None
     if recipe.weights is not None:
-        reference = ArtifactRef(path=recipe.weights.path, sha256=recipe.weights.sha256)
-        decoder_artifact = read_artifact(reference, "decoder", f"{where}.weights")
+        decoder_artifact = read_artifact(recipe.weights, "decoder", f"{where}.weights")
         stored = DecoderRecipe.model_validate(decoder_artifact.facts["decoder"])
         if recipe.decoder is not None and recipe.decoder != stored:
             raise UserError(f"{where}.decoder: {decoder_artifact.path} holds a decoder of other sizes; leave them out")

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from raexla.checkpoint import ArtifactRef, read_artifact
+from raexla.checkpoint import read_artifact
 from raexla.data import Chat, ChatRecipe, ChatTokenizer
 from raexla.flow.time import TimeRecipe
 from raexla.models import dit as dit_package
@@ -19,7 +19,7 @@ from raexla.models.codecs import CodecRecipe, RAECodec, RAECodecRecipe
 from raexla.models.dit import DiTRecipe, LightningDiT
 from raexla.models.mllm import MLLMRecipe, UnifiedModel, build_mllm, load_mllm, load_tokenizer
 from raexla.nn.tables import reset_tables
-from raexla.recipe import Recipe, UserError
+from raexla.recipe import ArtifactReference, Recipe, UserError
 from raexla.runtime import Runtime
 from raexla.runtime.sharding import Table, prefixed
 from raexla.sampling.codec import OpenCodec, as_tensors, open_codec
@@ -174,7 +174,7 @@ def load_model(path: Path, codec: CodecRecipe | None = None, where: str = "--mod
         UserError: not a model, damaged, or its codec is not the one it was trained on.
     """
     path = find_model(str(path), where)
-    artifact = read_artifact(ArtifactRef(path=str(path)), "model", where)
+    artifact = read_artifact(ArtifactReference(path=str(path)), "model", where)
     try:
         recipe = TextToImageRecipe.model_validate_json((path / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:

@@ -186,7 +186,7 @@ class EncoderTask(Task):
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         model, change = self.recipe.model, build_transform(self.recipe.transform)
 
-        def transform(sample: Sample, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        def transform(sample: Sample, rng: np.random.Generator) -> tuple[Any, ...]:
             if sample.image is None:
                 raise Refused("missing_image")
             tokens = self.tokenizer.encode(sample.caption or "")

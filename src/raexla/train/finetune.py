@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raexla.checkpoint import ArtifactRef, read_artifact
+from raexla.checkpoint import read_artifact
 from raexla.data import ImageTransformRecipe
 from raexla.models.codecs import CodecRecipe
+from raexla.recipe import ArtifactReference
 from raexla.runtime import Runtime
 from raexla.sampling.model import load_model
 from raexla.train.base import StageRecipe
@@ -19,7 +20,7 @@ class FinetuneRecipe(StageRecipe):
     """The stage `finetune`. Sizes, chat layout and time shift are those of the model that it starts from."""
 
     stage: Literal["finetune"]
-    init: ArtifactRef
+    init: ArtifactReference
     """The pretrained model's artifact."""
     codec: CodecRecipe | None = None
     """Replaces the codec that the model names, for instance to give it another decoder; None keeps it."""

@@ -1,8 +1,8 @@
 """Pretraining of the unified model: language model, queries and DiT on captions and conversations together.
 
-B: rows, L: sequence, N: latent tokens, C: latent channels. Loss = language weight x cross-entropy (mean over the learned
-tokens of the global batch) + diffusion weight x flow-matching error (mean over the global batch's target images), 000
-section 3.1 and the released trainer. Conversations have no target image, and the DiT is not run on them.
+B: rows, L: sequence, N: latent tokens, C: latent channels. Loss = language weight x cross-entropy (mean over the
+learned tokens of the global batch) + diffusion weight x flow-matching error (mean over the global batch's target
+images), 000 section 3.1 and the released trainer. Conversations have no target image; the DiT is not run on them.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class PretrainRecipe(StageRecipe, TextToImageRecipe):
     transform: ImageTransformRecipe
     """How pictures become squares of the codec's size."""
     times_per_image: Annotated[int, Field(ge=1)] = 1
-    """Noise levels that each picture is trained at in a step (`diffusion_timesteps_per_sample` of the released code)."""
+    """Noise levels that a picture is trained at in a step (`diffusion_timesteps_per_sample` of the released code)."""
     losses: UnifiedLossRecipe = UnifiedLossRecipe()
     optim: UnifiedOptimRecipe
     eval: TextToImageEvalRecipe = TextToImageEvalRecipe()

@@ -42,7 +42,8 @@ def test_distributions() -> None:
     draws = Draws(0, 0, torch.arange(64))
     uniform, normal = draws.uniform("u", (4096,)).double(), draws.normal("n", (4096,)).double()
     n = uniform.numel()
-    assert uniform.min() >= 0 and uniform.max() < 1
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 5 * (1 / 12 / n) ** 0.5
     assert abs(normal.mean()) < 5 / n**0.5
     assert abs(normal.var() - 1) < 5 * (2 / n) ** 0.5

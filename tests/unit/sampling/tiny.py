@@ -11,11 +11,11 @@ from raexla.checkpoint import write_artifact
 from raexla.data import ChatRecipe
 from raexla.flow.time import TimeRecipe
 from raexla.models.codecs import RAECodecRecipe
-from raexla.models.codecs.recipe import ArtifactReference
 from raexla.models.decoder import DecoderRecipe, ViTDecoder
 from raexla.models.dit import DiTRecipe
 from raexla.models.encoders import Siglip2Recipe
 from raexla.models.mllm import MLLMRecipe
+from raexla.recipe import ArtifactReference
 from raexla.sampling.codec import encoder_identity
 from raexla.sampling.model import TextToImageRecipe, UnifiedRecipe, assemble, describe
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from raexla.data.nano.captions import (
     NUMBERS,
+    Style,
     content,
     dense_content,
     is_evaluation_caption,
@@ -151,7 +152,7 @@ def ask_alignment(scene: Scene, rng: np.random.Generator) -> QA:
 
 def describe(scene: Scene, rng: np.random.Generator) -> QA:
     """A description naming every object, often with its place where there are few."""
-    style = "placed" if len(scene.objects) <= MAX_PLACED and rng.random() < 0.5 else "relational"
+    style: Style = "placed" if len(scene.objects) <= MAX_PLACED and rng.random() < 0.5 else "relational"
     return DESCRIBE, content(scene, style, rng)
 
 

@@ -10,7 +10,6 @@ from raexla.models.codecs.build import build_codec
 from raexla.models.codecs.pixels import PixelsCodec
 from raexla.models.codecs.rae import LatentStatistics, RAECodec
 from raexla.models.codecs.recipe import (
-    ArtifactReference,
     CodecRecipe,
     NoiseRecipe,
     PixelsCodecRecipe,
@@ -19,7 +18,6 @@ from raexla.models.codecs.recipe import (
 )
 
 __all__ = [
-    "ArtifactReference",
     "Codec",
     "CodecRecipe",
     "LatentStatistics",

@@ -6,16 +6,7 @@ from pydantic import Field
 
 from raexla.models.decoder.recipe import DecoderRecipe
 from raexla.models.encoders.recipe import EncoderRecipe
-from raexla.recipe import Recipe
-
-
-class ArtifactReference(Recipe):
-    """What an earlier stage made: a directory, and its hash if it must be that very one."""
-
-    path: str
-    """The artifact's directory (local or any fsspec URL)."""
-    sha256: str | None = None
-    """Hash of its `artifact.json`; not checked if not given."""
+from raexla.recipe import ArtifactReference, Recipe
 
 
 class NoiseRecipe(Recipe):
