@@ -32,13 +32,10 @@ Batch = Annotated[int, typer.Option("--batch", min=1, help="At a time; changes t
 
 def open_model(name: str, runtime: str, devices: int | None, dtype: str) -> tuple[TextToImage, Runtime]:
     """The model that `--model` names, placed on the devices that the other options name."""
-    from transformers.utils import logging
-
     from raexla.runtime import EagerRecipe, XlaRecipe, open_runtime
     from raexla.runtime.xla import has_tpu
     from raexla.sampling.model import find_model, load_model
 
-    logging.disable_progress_bar()
     model = load_model(find_model(name))
     xla = runtime == "xla" or (runtime == "auto" and (devices is not None or has_tpu()))
     values: dict[str, Any] = {"devices": devices, "dtype": dtype}

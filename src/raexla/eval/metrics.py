@@ -1,7 +1,6 @@
 """How near a picture is to another: PSNR and SSIM, one number an image; callers take the mean."""
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
 _RADIUS, _SIGMA = 5, 1.5  # the 11 x 11 window of Wang et al. 2004
 _K1, _K2 = 0.01, 0.03
@@ -30,6 +29,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: images smaller than the window.
     """
+    from scipy.ndimage import correlate1d  # a second to import, and recipes need this module too
+
     first, second = _check(first, second)
     if min(first.shape[2:]) < 2 * _RADIUS + 1:
         raise ValueError(f"SSIM needs images of at least {2 * _RADIUS + 1} pixels a side, got {first.shape[2:]}")

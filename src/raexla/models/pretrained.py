@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as hf_logging
 
 from raexla.recipe import UserError
 
-ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+ModelT = TypeVar("ModelT", bound="PreTrainedModel")
 
 
 def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str, Any]:
@@ -24,6 +25,8 @@ def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str
     Raises:
         UserError: nothing can be read there, or it is another class of model.
     """
+    from transformers import PretrainedConfig
+
     try:
         config, _ = PretrainedConfig.get_config_dict(path)
     except (OSError, ValueError) as error:
@@ -39,7 +42,7 @@ def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str
     return config
 
 
-def load_pretrained(model_class: type[ModelT], path: str, config: PretrainedConfig) -> ModelT:
+def load_pretrained(model_class: type[ModelT], path: str, config: "PretrainedConfig") -> ModelT:
     """`from_pretrained` in float32 on the CPU that refuses to leave any parameter at its random initial value.
 
     Weights that the class does not use (a text tower, a pixel decoder) are ignored.
@@ -48,7 +51,7 @@ def load_pretrained(model_class: type[ModelT], path: str, config: PretrainedConf
         UserError: no weights there, a parameter is missing from them, or one has another shape.
     """
     try:
-        with _own_report():
+        with _quiet():
             model, info = model_class.from_pretrained(
                 path, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
             )
@@ -59,14 +62,14 @@ def load_pretrained(model_class: type[ModelT], path: str, config: PretrainedConf
     return model
 
 
-def load_state(model_class: type[ModelT], state: dict[str, torch.Tensor], config: PretrainedConfig) -> ModelT:
+def load_state(model_class: type[ModelT], state: dict[str, torch.Tensor], config: "PretrainedConfig") -> ModelT:
     """A model from tensors under the file's key names, which transformers maps to its own module names.
 
     Raises:
         UserError: a parameter is missing from `state` or has another shape.
     """
     options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
-    with _own_report():
+    with _quiet():
         model, info = model_class.from_pretrained(None, config=config, state_dict=state, **options)
     refuse_incomplete("the given tensors", model_class.__name__, info)
     return model
@@ -83,11 +86,16 @@ def refuse_incomplete(path: str, name: str, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _own_report() -> Iterator[None]:
-    """Silences transformers' table of missing and unexpected keys: `refuse_incomplete` says what matters."""
-    before = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
+def _quiet() -> Iterator[None]:
+    """Silences transformers' progress bar and its table of keys: `refuse_incomplete` says what matters."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        hf_logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

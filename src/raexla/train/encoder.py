@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from raexla.checkpoint import write_artifact
 from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader, Refused, Sample, build_transform, open_loader
@@ -99,6 +98,8 @@ class Towers(nn.Module):
     """Everything that is trained; only `vision` is kept."""
 
     def __init__(self, recipe: EncoderModelRecipe, vocabulary: int) -> None:
+        from transformers import SiglipVisionConfig, SiglipVisionModel  # seconds to import
+
         super().__init__()
         config = SiglipVisionConfig(
             hidden_size=recipe.width,
@@ -248,6 +249,8 @@ class EncoderTask(Task):
         return {"loss": loss, **{f"loss/{name}": value for name, value in values.items()}, "retrieval": right}
 
     def export(self, path: Path, meta: Mapping[str, Any]) -> str:
+        from transformers import SiglipVisionModel
+
         vision: Any = SiglipVisionModel(self.towers.vision.config)
         state = {n: torch.from_numpy(self.runtime.to_host(p)) for n, p in self.towers.vision.state_dict().items()}
         vision.load_state_dict(state)

@@ -13,7 +13,6 @@ import torch
 from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from raexla.checkpoint import write_artifact
 from raexla.data import (
@@ -113,6 +112,8 @@ class LanguageTask(Task):
     """The stage `language`."""
 
     def __init__(self, recipe: LanguageRecipe, runtime: Runtime) -> None:
+        from transformers import Qwen2Config, Qwen2ForCausalLM  # seconds to import
+
         super().__init__(recipe, runtime)
         self.recipe = recipe
         self.tokenizer = make_tokenizer(recipe.model.tokenizer)
@@ -189,6 +190,8 @@ class LanguageTask(Task):
         return {**summed(scalars), **part.update(total, controls)}
 
     def export(self, path: Path, meta: Mapping[str, Any]) -> str:
+        from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
         model: Any = Qwen2ForCausalLM(self.model.config)
         model.model.load_state_dict(
             {name: torch.from_numpy(self.runtime.to_host(value)) for name, value in self.body.state_dict().items()}

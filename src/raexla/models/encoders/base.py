@@ -5,15 +5,18 @@ P: CLS and register tokens.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from raexla.models.encoders.recipe import EncoderRecipe, Interpolation
 from raexla.nn.resize import Filter, Resize, resize_tokens
 from raexla.recipe import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -37,7 +40,7 @@ class Encoder(nn.Module):
     std: tuple[float, float, float] = IMAGENET_STD
     position_mode: Interpolation = "bicubic"
 
-    def __init__(self, model: PreTrainedModel, recipe: EncoderRecipe, image_size: int | None = None) -> None:
+    def __init__(self, model: "PreTrainedModel", recipe: EncoderRecipe, image_size: int | None = None) -> None:
         super().__init__()
         config = model.config
         self.model = model

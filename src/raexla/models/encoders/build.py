@@ -1,21 +1,15 @@
-"""From a recipe to an encoder, in two steps: `build_encoder` (structure, possible on `meta`) and `load_encoder`."""
+"""From a recipe to an encoder, in two steps: `build_encoder` (structure, possible on `meta`) and `load_encoder`.
 
-from typing import Any
+transformers' model classes take seconds to import, so that happens where an encoder is asked for, not above.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import (
-    Dinov2Config,
-    Dinov2Model,
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
-    PretrainedConfig,
-    PreTrainedModel,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    ViTMAEConfig,
-    ViTMAEModel,
-)
 
 from raexla.models.encoders.base import Encoder
 from raexla.models.encoders.families import (
@@ -28,29 +22,44 @@ from raexla.models.encoders.families import (
 from raexla.models.encoders.recipe import EncoderRecipe
 from raexla.models.pretrained import load_pretrained, load_state, read_config
 
-_Family = tuple[type[PretrainedConfig], type[PreTrainedModel], type[Encoder]]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
-_SIGLIP: _Family = (SiglipVisionConfig, SiglipVisionModel, Siglip2Encoder)
-_FAMILIES: dict[str, dict[str, _Family]] = {
-    "siglip2": {"siglip_vision_model": _SIGLIP, "siglip": _SIGLIP},
-    "dinov2": {
-        "dinov2_with_registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel, Dinov2RegistersEncoder),
-        "dinov2": (Dinov2Config, Dinov2Model, Dinov2Encoder),
-    },
-    "webssl": {"dinov2": (Dinov2Config, Dinov2Model, WebSSLEncoder)},
-    "mae": {"vit_mae": (ViTMAEConfig, ViTMAEModel, MAEEncoder)},
-}  # encoder type -> model_type in config.json -> (config, transformers class, encoder)
+
+class _Family(NamedTuple):
+    config: type[PretrainedConfig]
+    model: type[PreTrainedModel]
+    encoder: type[Encoder]
+
+
+@cache
+def _families() -> dict[str, dict[str, _Family]]:
+    """Encoder type -> `model_type` in config.json -> classes."""
+    import transformers as hf
+
+    siglip = _Family(hf.SiglipVisionConfig, hf.SiglipVisionModel, Siglip2Encoder)
+    return {
+        "siglip2": {"siglip_vision_model": siglip, "siglip": siglip},
+        "dinov2": {
+            "dinov2_with_registers": _Family(
+                hf.Dinov2WithRegistersConfig, hf.Dinov2WithRegistersModel, Dinov2RegistersEncoder
+            ),
+            "dinov2": _Family(hf.Dinov2Config, hf.Dinov2Model, Dinov2Encoder),
+        },
+        "webssl": {"dinov2": _Family(hf.Dinov2Config, hf.Dinov2Model, WebSSLEncoder)},
+        "mae": {"vit_mae": _Family(hf.ViTMAEConfig, hf.ViTMAEModel, MAEEncoder)},
+    }
 
 
 def read_encoder_config(recipe: EncoderRecipe) -> PretrainedConfig:
     """The encoder's configuration, read from its folder or hub name; a folder of another class is refused by name."""
-    family = _FAMILIES[recipe.type]
-    accepted = {kind: classes[1].__name__ for kind, classes in family.items()}
+    family = _families()[recipe.type]
+    accepted = {kind: classes.model.__name__ for kind, classes in family.items()}
     raw = read_config(recipe.path, accepted, f"encoder type {recipe.type!r}")
-    config_class = family[raw["model_type"]][0]
+    config_class = family[raw["model_type"]].config
     fields = raw.get("vision_config") or {} if raw["model_type"] == "siglip" else raw
     config: Any = config_class.from_dict({key: value for key, value in fields.items() if key != "model_type"})
-    if config_class is SiglipVisionConfig:
+    if family[raw["model_type"]].encoder is Siglip2Encoder:
         config.vision_use_head = False  # the pooling head is never used
     return config
 
@@ -89,7 +98,7 @@ def load_encoder(recipe: EncoderRecipe, image_size: int | None = None) -> Encode
 
 
 def _classes(recipe: EncoderRecipe, config: PretrainedConfig) -> tuple[type[PreTrainedModel], type[Encoder]]:
-    for config_class, model_class, encoder_class in _FAMILIES[recipe.type].values():
+    for config_class, model_class, encoder_class in _families()[recipe.type].values():
         if type(config) is config_class:
             return model_class, encoder_class
     raise TypeError(f"{type(config).__name__} is no configuration of encoder type {recipe.type!r}")

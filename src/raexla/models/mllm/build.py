@@ -1,10 +1,9 @@
 """From a recipe to the language model, in two steps: `build_mllm` (structure, possible on `meta`) and `load_mllm`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from raexla.models.mllm.model import MLLM, init_weights
 from raexla.models.mllm.recipe import MLLMRecipe
@@ -12,13 +11,18 @@ from raexla.models.mllm.tokenizer import Tokenizer
 from raexla.models.pretrained import load_pretrained, read_config
 from raexla.recipe import UserError
 
+if TYPE_CHECKING:
+    from transformers import Qwen2Config
 
-def read_llm_config(path: str) -> Qwen2Config:
+
+def read_llm_config(path: str) -> "Qwen2Config":
     """The language model's configuration.
 
     Raises:
         UserError: nothing there, another class, or attention in a sliding window (whose mask is not built here).
     """
+    from transformers import Qwen2Config
+
     raw = read_config(path, {"qwen2": "Qwen2ForCausalLM"}, "the language model")
     config: Any = Qwen2Config.from_dict({key: value for key, value in raw.items() if key != "model_type"})
     if config.use_sliding_window:
@@ -31,7 +35,7 @@ def build_mllm(
     vocabulary: int,
     feature_channels: int,
     condition_channels: int,
-    config: Qwen2Config | None = None,
+    config: "Qwen2Config | None" = None,
 ) -> MLLM:
     """The structure, with weights that mean nothing yet; under `torch.device("meta")` it takes no memory.
 
@@ -62,6 +66,8 @@ def load_mllm(
     Raises:
         UserError: no such folder, another class, missing weights.
     """
+    from transformers import Qwen2ForCausalLM
+
     config = read_llm_config(recipe.path)
     pretrained: Any = load_pretrained(Qwen2ForCausalLM, recipe.path, config)
     state = {f"llm.{name}": value for name, value in pretrained.model.state_dict().items()}

@@ -5,16 +5,17 @@ channels, V: vocabulary rows.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Qwen2Config, Qwen2Model
-from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from raexla.models.mllm.recipe import MLLMRecipe
 from raexla.nn.tables import TableModule
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Config
 
 
 class MLLM(TableModule):
@@ -32,7 +33,11 @@ class MLLM(TableModule):
         queries: [Q, h]. projector, connector: see `MLLMRecipe`.
     """
 
-    def __init__(self, config: Qwen2Config, recipe: MLLMRecipe, feature_channels: int, condition_channels: int) -> None:
+    def __init__(
+        self, config: "Qwen2Config", recipe: MLLMRecipe, feature_channels: int, condition_channels: int
+    ) -> None:
+        from transformers import Qwen2Model  # seconds to import, and recipes need only this package's types
+
         super().__init__()
         width = config.hidden_size
         self.config, self.recipe = config, recipe
@@ -47,6 +52,8 @@ class MLLM(TableModule):
 
     def reset_tables(self) -> None:
         """Fill the rotary frequencies, which are not saved."""
+        from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+
         rotary = Qwen2RotaryEmbedding(config=self.config)
         for name, buffer in rotary.named_buffers():
             self.llm.rotary_emb.get_buffer(name).copy_(buffer)

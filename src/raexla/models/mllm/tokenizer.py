@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
 from raexla.recipe import UserError
 
 IMAGE_START, IMAGE_END = "<im_start>", "<im_end>"
@@ -39,6 +37,8 @@ def load_tokenizer(path: str) -> Tokenizer:
     Raises:
         UserError: no tokenizer can be read there.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     folder = Path(path)
     apart = folder.is_dir() and not (folder / "tokenizer.json").exists()
     tokenizer_class: Any = AutoTokenizer if apart else PreTrainedTokenizerFast
