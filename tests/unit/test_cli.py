@@ -50,7 +50,7 @@ def test_recipe_schema_prints_json(capsys):
             "error: Got unexpected extra argument(s) (x) (see raexla recipe show --help)",
         ),
         (["recipe", "shwo"], "error: No such command 'shwo'. Did you mean 'show'? (see raexla recipe --help)"),
-        (["train?"], "error: No such command 'train?' (see raexla --help)"),
+        (["nonesuch"], "error: No such command 'nonesuch' (see raexla --help)"),
         (["--nope"], "error: No such option: --nope (see raexla --help)"),
     ],
 )
