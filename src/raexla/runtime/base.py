@@ -1,6 +1,6 @@
 """What a runtime offers: the protocol that `xla` and `eager` fulfil, and the recipe that chooses between them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol
@@ -26,6 +26,9 @@ class XlaRecipe(Recipe):
     """Virtual devices on the CPU (1 if left out); on a TPU the slice's own number, checked if given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
+
+    replay: bool = True
+    """Trace a training step once and run its program from then on; false traces it again at every step."""
 
 
 class EagerRecipe(Recipe):
@@ -106,8 +109,15 @@ class Runtime(Protocol):
         """The same array, whole, on every device."""
         ...
 
-    def compile_step(self, step: StepFunction) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
-        """Compile `step(batch, controls) -> scalars`; controls go up as one transfer, scalars come down as one."""
+    def compile_step(
+        self, step: StepFunction, state: Callable[[], Sequence[Tensor]]
+    ) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+        """Compile `step(batch, controls) -> scalars`; controls go up as one transfer, scalars come down as one.
+
+        Args:
+            step: reads and overwrites the state; whatever else it reads must not change between steps.
+            state: all tensors that the step may overwrite.
+        """
         ...
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 """Plain PyTorch behind the runtime protocol: CPU or CUDA, one device a process, data-parallel over processes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -69,7 +69,9 @@ class EagerRuntime:
     def replicate(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def compile_step(self, step: StepFunction) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+    def compile_step(
+        self, step: StepFunction, state: Callable[[], Sequence[Tensor]]
+    ) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
         def run(batch: dict[str, Tensor], controls: Mapping[str, float]) -> Scalars:
             scalars = step(batch, {name: torch.tensor(value) for name, value in controls.items()})
             return Scalars(list(scalars), torch.stack([value.detach().float() for value in scalars.values()]))

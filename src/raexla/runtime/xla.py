@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class XlaRuntime:
         self._processes = Processes(xr.process_index(), xr.process_count())
         self.process_index, self.process_count = self._processes.index, self._processes.count
         self.device = torch_xla.device()
+        self._replay = recipe.replay
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
 
     @property
@@ -138,19 +139,23 @@ class XlaRuntime:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return self._up(tensor.reshape(array.shape), (None,) * array.ndim)
 
-    def compile_step(self, step: StepFunction) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+    def compile_step(
+        self, step: StepFunction, state: Callable[[], Sequence[Tensor]]
+    ) -> Callable[[dict[str, Tensor], Mapping[str, float]], Scalars]:
+        from raexla.runtime.replay import ReplayedStep
+
         names: list[str] = []
 
-        def traced(batch: dict[str, Tensor], controls: list[str], values: Tensor) -> Tensor:
+        def traced(batch: dict[str, Tensor], values: Tensor, controls: list[str]) -> Tensor:
             scalars = step(batch, dict(zip(controls, values.unbind(), strict=True)))
             names[:] = scalars
             return torch.stack([value.detach().float() for value in scalars.values()])
 
-        compiled = self.compile(traced)
+        run_once = ReplayedStep(traced, state) if self._replay else self.compile(traced)
 
         def run(batch: dict[str, Tensor], controls: Mapping[str, float]) -> Scalars:
             values = self.replicate(np.array(list(controls.values()), dtype=np.float32))
-            stacked = compiled(batch, list(controls), values)
+            stacked = run_once(batch, values, list(controls))
             return Scalars(list(names), stacked)
 
         return run

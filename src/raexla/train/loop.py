@@ -100,7 +100,9 @@ def fit(
                 run.quarantine([refusal.as_dict() for refusal in batch.refused])
             phase = task.phase(step)
             if phase not in compiled:
-                compiled[phase] = runtime.compile_step(partial(task.train_step, phase))
+                compiled[phase] = runtime.compile_step(
+                    partial(task.train_step, phase), lambda: list(task.state().values())
+                )
                 if len(compiled) > 1:
                     progress.say(f"  step {step}: phase {phase} begins")
             scalars = compiled[phase](runtime.put(batch.arrays, recipe.train.accumulate), task.controls(step))

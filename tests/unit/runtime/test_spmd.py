@@ -39,7 +39,7 @@ def train(devices: int, tensor: int = 1, steps: int = 6) -> dict[str, Any]:
         scalars = part.update(torch.autograd.grad(loss, list(part.parameters.values())), controls)
         return {"loss": loss, **scalars}
 
-    compiled = runtime.compile_step(step)
+    compiled = runtime.compile_step(step, lambda: [*model.parameters(), *part.state().values()])
     numbers = np.random.default_rng(0)
     losses, compilations = [], []
     for index in range(steps):
