@@ -2,18 +2,20 @@
 """Draw the emoji of a colour font as captioned pictures: a real, small data set that any Debian machine can have.
 
     apt-get install fonts-noto-color-emoji
-    python tools/make_emoji.py --out emoji --size 64
-    raexla shards pack emoji --out shards/emoji
+    python tools/make_emoji.py --out emoji/train --held-out emoji/validation --size 64
+    raexla shards pack emoji/train --out shards/emoji/train
 
 Writes `CODEPOINTS.png` and `CODEPOINTS.txt` (the caption) for every single character and every sequence (skin tones,
 flags, keycaps, joined people and things) that the font draws as one glyph. Captions are the characters' Unicode names
 in lower case. Sequences are found by trying the ways in which Unicode builds them; that needs Pillow with libraqm.
+With `--held-out`, one picture in 25 goes there instead, the same ones each time.
 """
 
 import argparse
 import itertools
 import sys
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,6 +168,7 @@ def main() -> int:
     """Parse, draw, write, count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--held-out", type=Path, help="folder for one picture in 25, which --out then lacks")
     parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default 64)")
     parser.add_argument("--font", type=Path, default=DEBIAN_FONT, help=f"default {DEBIAN_FONT}")
     options = parser.parse_args()
@@ -181,10 +184,10 @@ def main() -> int:
         return 2
     joins = bool(features.check("raqm"))
     font = Font(options.font, joins)
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = Folders(options.out, options.held_out)
     glyphs = {text: image for text in singles() if (image := font.one_glyph(text)) is not None}
     found = list(glyphs)
-    written = _write(glyphs, options.out, options.size)
+    written = _write(glyphs, out, options.size)
     print(f"{written} single characters")
     if not joins:
         print("this Pillow has no libraqm: sequences (skin tones, flags, families) are left out", file=sys.stderr)
@@ -196,19 +199,33 @@ def main() -> int:
         if image is not None and image.tobytes() not in seen:
             seen.add(image.tobytes())
             joined[text] = image
-    print(f"{_write(joined, options.out, options.size)} sequences")
+    print(f"{_write(joined, out, options.size)} sequences")
     return 0
 
 
-def _write(glyphs: dict[str, Image.Image], out: Path, size: int) -> int:
+class Folders:
+    """Where a picture goes: the training folder, or for one name in 25 the held-out folder if there is one."""
+
+    def __init__(self, out: Path, held_out: Path | None) -> None:
+        self.out, self.held_out = out, held_out
+        for folder in (out, held_out):
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def of(self, name: str) -> Path:
+        """The folder of a picture's name."""
+        return self.held_out if self.held_out is not None and zlib.crc32(name.encode()) % 25 == 0 else self.out
+
+
+def _write(glyphs: dict[str, Image.Image], out: Folders, size: int) -> int:
     written = 0
     for text, image in glyphs.items():
         words = caption(text)
         if words is None:
             continue
         name = "-".join(f"{ord(char):x}" for char in text)
-        square(image, size).save(out / f"{name}.png")
-        (out / f"{name}.txt").write_text(words + "\n", encoding="utf-8")
+        square(image, size).save(out.of(name) / f"{name}.png")
+        (out.of(name) / f"{name}.txt").write_text(words + "\n", encoding="utf-8")
         written += 1
     return written
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools.make_emoji import JOINER, KEYCAP, MAN, TONES, caption
+from tools.make_emoji import JOINER, KEYCAP, MAN, TONES, Folders, caption
 
 TOOL = Path(__file__).parents[3] / "tools" / "make_emoji.py"
 
@@ -33,3 +33,11 @@ def test_without_the_font_the_package_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "apt-get install fonts-noto-color-emoji" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_one_picture_in_25_is_held_out_if_asked(tmp_path: Path) -> None:
+    names = [f"{code:x}" for code in range(0x1F300, 0x1F300 + 1000)]
+    parted, whole = Folders(tmp_path / "train", tmp_path / "validation"), Folders(tmp_path / "all", None)
+    held = [name for name in names if parted.of(name) == tmp_path / "validation"]
+    assert 20 < len(held) < 60
+    assert {whole.of(name) for name in names} == {tmp_path / "all"}
