@@ -1,7 +1,9 @@
-"""Reading Hugging Face folders (or hub names) with clear errors: a wrong class, a missing weight, a missing folder."""
+"""Hugging Face folders (or hub names), read with clear errors: a wrong class, a missing weight, a missing folder."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -85,9 +87,17 @@ def refuse_incomplete(path: str, name: str, info: dict[str, Any]) -> None:
         raise UserError(f"{path}: not the weights of this {name}: {shown}")
 
 
+def saved_files(*parts: Any) -> dict[str, bytes]:
+    """The files that `save_pretrained` of models and tokenizers writes, by name."""
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        for part in parts:
+            part.save_pretrained(folder)
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers' progress bar and its table of keys: `refuse_incomplete` says what matters."""
+    """Silences transformers' progress bars and its table of keys: `refuse_incomplete` says what matters."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -6,7 +6,6 @@ linear pixel read-out from the same tokens. The last makes the encoder partly an
 pixels in its tokens by its scale, one of 48 channels trained for minutes does not.
 """
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from raexla.checkpoint import write_artifact
 from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader, Refused, Sample, build_transform, open_loader
 from raexla.data.nano.scenes import COLORS, SHAPES
+from raexla.models.pretrained import saved_files
 from raexla.nn.patches import patchify
 from raexla.obs.flops import transformer_flops
 from raexla.optim import OptimizerRecipe, Part
@@ -254,12 +254,9 @@ class EncoderTask(Task):
         vision: Any = SiglipVisionModel(self.towers.vision.config)
         state = {n: torch.from_numpy(self.runtime.to_host(p)) for n, p in self.towers.vision.state_dict().items()}
         vision.load_state_dict(state)
-        with tempfile.TemporaryDirectory() as folder:
-            vision.save_pretrained(folder)
-            files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
         model = self.recipe.model
         facts = {"grid": [model.image_size // model.patch_size] * 2, "channels": model.width}
-        return write_artifact(path, "encoder", {}, facts, meta, files)
+        return write_artifact(path, "encoder", {}, facts, meta, saved_files(vision))
 
     def flops_per_step(self) -> float:
         model = self.recipe.model

@@ -4,7 +4,6 @@ B: rows, L: sequence. Loss: cross-entropy of the answers, plus a little of every
 modelling), both means over the global batch's tokens.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +29,7 @@ from raexla.data.chat import IGNORE, IMAGE_END, IMAGE_START, PAD, TURN_END, TURN
 from raexla.data.source import Source
 from raexla.losses import cross_entropy_sum
 from raexla.models.mllm.model import causal_inputs
+from raexla.models.pretrained import saved_files
 from raexla.obs.flops import transformer_flops
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe
@@ -198,10 +198,7 @@ class LanguageTask(Task):
         )
         model.tie_weights()
         fast = PreTrainedTokenizerFast(tokenizer_object=self.tokenizer, eos_token=TURN_END, pad_token=PAD)
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            fast.save_pretrained(folder)
-            files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        files = saved_files(model, fast)
         return write_artifact(path, "language", {}, {"vocabulary": self.tokenizer.get_vocab_size()}, meta, files)
 
     def flops_per_step(self) -> float:
