@@ -76,7 +76,7 @@ def write_artifact(
     """
     with directory_when_complete(path) as temporary:
         if weights:
-            arrays = {key: np.ascontiguousarray(value) for key, value in weights.items()}
+            arrays = {key: np.asarray(value, order="C").reshape(value.shape) for key, value in weights.items()}
             save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
         for name, content in (extra or {}).items():
             (temporary / name).write_bytes(content)

@@ -1,5 +1,6 @@
 """Checkpoints: safetensors pieces + manifest, written under a temporary name and renamed when complete."""
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,7 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], meta: Mapping[str
                 if piece.values.size == 0 and tensor.numel():
                     continue  # padding of an uneven split
                 stored = f"{key}#{number}"
-                pieces[stored] = np.ascontiguousarray(piece.values)
+                pieces[stored] = np.asarray(piece.values, order="C").reshape(piece.values.shape)  # a scalar stays one
                 entry["pieces"].append({"file": name, "key": stored, "offset": list(piece.offset)})
             tensors[key] = entry
         save_file(pieces, temporary / name)
@@ -118,8 +119,8 @@ class Checkpoint:
             if not key.startswith(prefix):
                 continue
             parts = [(p["offset"], handles[p["file"]].get_tensor(p["key"])) for p in entry["pieces"]]
-            if len(parts) == 1 and list(parts[0][1].shape) == entry["shape"]:
-                yield key, parts[0][1]
+            if len(parts) == 1 and parts[0][1].size == math.prod(entry["shape"]):
+                yield key, parts[0][1].reshape(entry["shape"])
                 continue
             whole = np.empty(entry["shape"], dtype=parts[0][1].dtype)
             for offset, values in parts:
