@@ -81,9 +81,11 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, removing the run that is there.")] = False,
 ) -> None:
     """Train what a recipe describes; a run directory with a checkpoint is gone on with."""
+    import json
+
     from raexla.train.stages import train_recipe
 
-    extra = [f"run.dir={out}"] if out is not None else []
+    extra = [f"run.dir={json.dumps(str(out))}"] if out is not None else []  # text, whatever YAML would make of it
     train_recipe(load_recipe(recipe, [*(overrides or ()), *extra]), fresh)
 
 

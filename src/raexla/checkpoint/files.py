@@ -9,6 +9,8 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+from raexla.recipe import UserError
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
@@ -28,8 +30,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Parse a JSON file.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors
+        raise UserError(f"{path} is damaged: not JSON ({error})") from error
 
 
 @contextmanager
@@ -46,6 +55,7 @@ def directory_when_complete(path: Path) -> Iterator[Path]:
         raise
     if path.exists():
         old = path.with_name(f".{path.name}.old")
+        rmtree(old, ignore_errors=True)  # of a program that was killed between the next two lines
         path.replace(old)
         temporary.replace(path)
         rmtree(old)

@@ -113,7 +113,11 @@ class Checkpoint:
             raise UserError(f"{self.path}: {', '.join(wrong)} missing or changed since it was written (sha256 differs)")
 
     def tensors(self, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-        """Whole tensors by name, one at a time, for names that begin with `prefix`."""
+        """Whole tensors by name, one at a time, for names that begin with `prefix`.
+
+        Raises:
+            UserError: a tensor's pieces don't make up its shape.
+        """
         handles = {name: safetensors.safe_open(self.path / name, "np") for name in self.manifest["files"]}  # type: ignore[no-untyped-call]
         for key, entry in self.manifest["tensors"].items():
             if not key.startswith(prefix):
@@ -122,6 +126,8 @@ class Checkpoint:
             if len(parts) == 1 and parts[0][1].size == math.prod(entry["shape"]):
                 yield key, parts[0][1].reshape(entry["shape"])
                 continue
+            if sum(values.size for _, values in parts) != math.prod(entry["shape"]):
+                raise UserError(f"{self.path}: the pieces of {key} are not the whole of {entry['shape']}")
             whole = np.empty(entry["shape"], dtype=parts[0][1].dtype)
             for offset, values in parts:
                 whole[tuple(slice(o, o + n) for o, n in zip(offset, values.shape, strict=True))] = values

@@ -23,11 +23,13 @@ class ObsRecipe(Recipe):
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """The records of a run, oldest first."""
+    """The records of a run, oldest first; a last line that a kill has cut is left out."""
     path = run / FILE
     if path.is_file():
         with path.open(encoding="utf-8") as file:
             for line in file:
+                if not line.endswith("\n"):
+                    return
                 yield json.loads(line)
 
 
@@ -59,7 +61,7 @@ class Metrics:
         if recipe.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run / "events"), purge_step=step)
+            self._board = SummaryWriter(str(run / "events"), purge_step=step + 1)  # drops that step and later ones
         if recipe.wandb_project:
             from raexla.obs.wandb_mirror import open_wandb
 

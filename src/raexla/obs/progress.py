@@ -56,7 +56,7 @@ class Progress:
     def say(self, line: str) -> None:
         """A line above the bar."""
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, highlight=False, markup=False)
         elif not self._quiet:
             print(line, file=sys.stderr, flush=True)
 

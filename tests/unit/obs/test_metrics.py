@@ -14,6 +14,7 @@ def test_records_are_cut_back_to_the_restored_step_and_a_torn_line_is_dropped(tm
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3, 4]
     second = Metrics(tmp_path, QUIET, 2, {})
     second.write(3, {"loss": 7.0})
     second.close()
