@@ -67,7 +67,7 @@ class EagerRuntime:
         return out
 
     def replicate(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape).to(self.device)
 
     def compile_step(
         self, step: StepFunction, state: Callable[[], Sequence[Tensor]]
@@ -96,7 +96,7 @@ class EagerRuntime:
 
     @torch.no_grad()
     def assign(self, tensor: Tensor, values: np.ndarray) -> None:
-        tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+        tensor.copy_(torch.from_numpy(np.ascontiguousarray(values)).reshape(values.shape))
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=self._dtype) if self._dtype else nullcontext()

@@ -24,11 +24,16 @@ def test_a_directory_is_replaced_even_if_a_kill_left_the_old_one_aside(tmp_path:
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
 
 
+def fail_inside(path: Path) -> None:
+    with directory_when_complete(path) as folder:
+        (folder / "new").write_text("new")
+        raise RuntimeError("stop")
+
+
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / "old").write_text("old")
-    with pytest.raises(RuntimeError, match="stop"), directory_when_complete(tmp_path / "result") as folder:
-        (folder / "new").write_text("new")
-        raise RuntimeError("stop")
+    with pytest.raises(RuntimeError, match="stop"):
+        fail_inside(tmp_path / "result")
     assert [p.name for p in (tmp_path / "result").iterdir()] == ["old"]
     assert [p.name for p in tmp_path.iterdir()] == ["result"]
