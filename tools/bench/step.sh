@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Seconds of a nano pretraining step on the CPU: eager, and XLA on one and on four virtual devices, one after the other,
-# twice; the best logged step of each. Needs data/nano (`raexla shards nano --out data/nano`) and the nano artifacts.
+# twice; the best logged step of each. PyTorch gets one thread, since its threads spin where others work; XLA takes what
+# cores it finds. Needs data/nano (`raexla shards nano --out data/nano`) and the nano
+# artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
