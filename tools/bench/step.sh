@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Seconds of a nano pretraining step on the CPU: eager, and XLA on one and on four virtual devices, one after the other,
 # twice; the best logged step of each. PyTorch gets one thread, since its threads spin where others work; XLA takes what
-# cores it finds. Needs data/nano (`raexla shards nano --out data/nano`) and the nano
-# artifacts.
+# cores it finds. Needs data/nano (`raexla shards nano --out data/nano`), nano artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
