@@ -62,7 +62,7 @@ def pretrain(made: Mapping[str, str], run: str | Path, **changes: Any) -> dict[s
             "llm": {"path": made["language_model"], "queries": 16},
             "dit": {"width": 32, "depth": 2, "heads": 2, "condition_channels": 32},
         },
-        "chat": {"length": 96, "system": "", "answer_prefix": ""},
+        "chat": {"length": 128, "system": "", "answer_prefix": ""},
         "flow": {"shift": 2.0},
         "transform": {"type": "squash", "size": 32},
         "data": _mixture(made, "pretrain"),
@@ -113,7 +113,7 @@ def decoder(made: Mapping[str, str], run: str | Path, **changes: Any) -> dict[st
 
 def encoder(made: Mapping[str, str], run: str | Path, **changes: Any) -> dict[str, Any]:
     """Stage `encoder`."""
-    sizes = {"width": 24, "depth": 2, "heads": 2, "mlp": 48, "text_tokens": 64, "tokenizer": made["language_model"]}
+    sizes = {"width": 24, "depth": 2, "heads": 2, "mlp": 48, "text_tokens": 80, "tokenizer": made["language_model"]}
     return {
         **_shared("encoder", run, 20, 32),
         "model": sizes,
@@ -137,7 +137,7 @@ def language(made: Mapping[str, str], run: str | Path, **changes: Any) -> dict[s
             "mlp": 48,
             "tokenizer": {"vocabulary": 400, "sources": sources, "samples": 96},
         },
-        "chat": {"length": 96, "system": "", "answer_prefix": ""},
+        "chat": {"length": 128, "system": "", "answer_prefix": ""},
         "data": {"sources": sources[1:], "order": {"streams": 4}},
         "optim": {"language": {"lr": 0.005, "clip": 1.0}},
         **changes,

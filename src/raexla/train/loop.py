@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from raexla.checkpoint import prune, save
+from raexla.data import TooMuchBadData
 from raexla.obs import Clock, Metrics, Progress
 from raexla.recipe import Recipe, StopRequested, digest
 from raexla.runtime import Runtime, Scalars
@@ -93,7 +94,12 @@ def fit(
         if evaluate_every and step == 0:
             evaluate_now()
         while step < recipe.train.steps:
-            batch = next(loader)
+            try:
+                batch = next(loader)
+            except TooMuchBadData as error:
+                if first:  # those that no batch brought
+                    run.quarantine([refusal.as_dict() for refusal in error.refused])
+                raise
             clock.add("input_wait", batch.wait_seconds)
             window.waited += batch.wait_seconds
             if first:

@@ -144,12 +144,15 @@ def test_statistics_of_another_encoder_are_refused(made, tmp_path):
     with pytest.raises(UserError, match=f"^codec.statistics: .* made for encoder theirs, but this recipe has {ours}$"):
         open_codec(recipe)
     write_artifact(tmp_path / "t", "statistics", arrays, {"encoder": ours}, {})
-    recipe = recipe.model_copy(update={"statistics": recipe.statistics.model_copy(update={"path": str(tmp_path / "t")})})  # type: ignore[union-attr]
+    recipe = recipe.model_copy(
+        update={"statistics": recipe.statistics.model_copy(update={"path": str(tmp_path / "t")})}
+    )  # type: ignore[union-attr]
     assert open_codec(recipe).facts["statistics"] is not None
 
 
 @pytest.mark.parametrize(
-    ("fact", "value"), [("encoder", "theirs"), ("grid", [8, 8]), ("channels", 48), ("statistics", "abc"), ("shift", 7.5)]
+    ("fact", "value"),
+    [("encoder", "theirs"), ("grid", [8, 8]), ("channels", 48), ("statistics", "abc"), ("shift", 7.5)],
 )
 def test_a_model_for_another_latent_is_refused(fact, value, made, tmp_path):
     here = {"encoder": encoder_identity(made["encoder"]), "grid": [4, 4], "channels": 24, "shift": 2.0}.get(fact)
@@ -161,6 +164,8 @@ def test_a_model_for_another_latent_is_refused(fact, value, made, tmp_path):
 def test_a_model_loads_with_another_decoder_but_not_with_another_encoder(made):
     model = load_model(Path(made["model"]), _codec(made["encoder"], made["decoder_artifact"]))
     assert model.codec.decoder is not None
-    other = RAECodecRecipe.model_validate({"type": "rae", "encoder": {"type": "siglip2", "path": made["other_encoder"]}})
+    other = RAECodecRecipe.model_validate(
+        {"type": "rae", "encoder": {"type": "siglip2", "path": made["other_encoder"]}}
+    )
     with pytest.raises(UserError, match="was made for encoder"):
         load_model(Path(made["model"]), other)

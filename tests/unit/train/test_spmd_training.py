@@ -21,7 +21,11 @@ TOLERANCE = 1e-4
 EVALUATION = {
     "batches": 2,
     "prompts": ["a red circle", "two blue squares"],
-    "sampling": {"sampler": {"type": "euler", "steps": 3}, "guidance": {"type": "cfg", "scale": 2.0}, "batch_images": 4},
+    "sampling": {
+        "sampler": {"type": "euler", "steps": 3},
+        "guidance": {"type": "cfg", "scale": 2.0},
+        "batch_images": 4,
+    },
 }
 
 

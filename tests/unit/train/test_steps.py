@@ -78,7 +78,10 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one_changes(stage
     task, runtime = stages.open_stage(_recipe(made, stage, tmp_path, **changes))
     named = {f"{module}.{name}": p for module, m in _modules(task).items() for name, p in m.named_parameters()}
     buffers = {
-        f"{module}.{name}": b for module, m in _modules(task).items() if module != "heads" for name, b in m.named_buffers()
+        f"{module}.{name}": b
+        for module, m in _modules(task).items()
+        if module != "heads"
+        for name, b in m.named_buffers()
     }
     before = {name: value.detach().clone() for name, value in (named | buffers).items()}
     trained = {id(p) for part in task.parts for p in part.parameters.values()}

@@ -217,7 +217,10 @@ def build_index(store: Store, *, checksums: bool, say: Say | None = None) -> Ind
 def shard_names(store: Store) -> list[str]:
     """The `*.tar` below a folder, sorted; raises `UserError` if there are none."""
     if not store.exists():
-        raise UserError(f"{store.url}: there is no such folder")
+        raise UserError(
+            f"{store.url}: there is no such folder; `raexla shards pack FOLDER --out DIR` makes one from pictures, "
+            f"`raexla shards nano --out DIR` the nano data"
+        )
     names = [name for name in store.names() if name.endswith(".tar")]
     if not names:
         raise UserError(f"{store.url}: no shard (*.tar) in it; `raexla shards pack FOLDER --out DIR` makes them")
