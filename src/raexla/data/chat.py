@@ -40,6 +40,8 @@ class ChatRecipe(Recipe):
 
     length: int = Field(default=512, gt=0)
     """Tokens of a sequence, L: 512 in pretraining, 1024 in finetuning. Longer samples are refused, never cut."""
+    conversation_length: int | None = Field(default=None, gt=0)
+    """L of understanding samples, where it is another than that of generation samples."""
     system: str = "You are a helpful assistant."
     """The system turn; without one if empty."""
     instruct: str = "{caption}"
@@ -149,7 +151,7 @@ class Chat:
 
     def conversation(self, turns: Sequence[Turn]) -> ChatRow:
         """Training: question and answer turns with at most one `<image>` mark. Raises `Refused("text_too_long")`."""
-        return self._finish(self._draft([_split(turn) for turn in turns]))
+        return self._finish(self._draft([_split(turn) for turn in turns]), self.recipe.conversation_length)
 
     def text(self, text: str) -> ChatRow:
         """Training on plain text: the assistant's turn alone, after the system's. Raises `Refused("text_too_long")`."""
@@ -172,7 +174,7 @@ class Chat:
         draft = self._draft([_split(turn) for turn in turns])
         draft.add((self.tokenizer.turn_start, *self._often("assistant"), *self.tokenizer.newline), False)
         draft.labels = [IGNORE] * draft.length
-        return self._finish(draft, length)
+        return self._finish(draft, length or self.recipe.conversation_length)
 
     def _often(self, text: str) -> tuple[int, ...]:
         return self.tokenizer.encode_often(text)

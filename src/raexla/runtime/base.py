@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raexla.recipe import Recipe
+from raexla.recipe import Recipe, UserError
 from raexla.runtime.sharding import Table
 
 StepFunction = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
@@ -61,6 +61,20 @@ class Piece:
 
     offset: tuple[int, ...]
     values: np.ndarray
+
+
+def check_rows(name: str, rows: int, accumulate: int, shards: int) -> None:
+    """Refuse an array of a batch whose rows don't divide.
+
+    Raises:
+        UserError: with all three numbers.
+    """
+    if rows % (accumulate * shards):
+        what = name.rpartition("/")[0] or "the batch"
+        raise UserError(
+            f"{what} has {rows} rows, which don't divide by train.accumulate {accumulate} x {shards} batch shards "
+            "(data x fsdp): change train.global_batch_images, the sources' weights, or the mesh"
+        )
 
 
 class Scalars:

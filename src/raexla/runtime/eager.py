@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raexla.recipe import UserError
-from raexla.runtime.base import Counters, EagerRecipe, Piece, Scalars, StepFunction
+from raexla.runtime.base import Counters, EagerRecipe, Piece, Scalars, StepFunction, check_rows
 from raexla.runtime.mesh import MeshRecipe
 from raexla.runtime.peak import measured_peak
 from raexla.runtime.processes import Processes
@@ -62,6 +62,7 @@ class EagerRuntime:
     def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
         out = {}
         for name, array in arrays.items():
+            check_rows(name, len(array), accumulate, 1)
             tensor = torch.from_numpy(np.ascontiguousarray(array))
             out[name] = tensor.reshape(accumulate, -1, *tensor.shape[1:]).to(self.device, non_blocking=True)
         return out

@@ -33,7 +33,7 @@ class ReplayedStep:
     """`step(*inputs) -> result` that also updates `state()` in place; traced once for each shape of its inputs.
 
     Args:
-        step: reads `inputs` and state, overwrites state, returns one tensor. What else it reads is taken to be constant.
+        step: reads `inputs` and state, overwrites state, returns one tensor. What else it reads is taken as constant.
         state: the tensors that it may overwrite, always the same ones.
     """
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raexla.recipe import UserError
-from raexla.runtime.base import Counters, Piece, Scalars, StepFunction, XlaRecipe
+from raexla.runtime.base import Counters, Piece, Scalars, StepFunction, XlaRecipe, check_rows
 from raexla.runtime.mesh import AXES, BATCH_AXES, MeshRecipe
 from raexla.runtime.peak import measured_peak, tpu_peak
 from raexla.runtime.processes import Processes
@@ -129,6 +129,7 @@ class XlaRuntime:
     def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
         out = {}
         for name, array in arrays.items():
+            check_rows(name, len(array) * self.process_count, accumulate, self.batch_shards)
             tensor = torch.from_numpy(np.ascontiguousarray(array))
             tensor = tensor.reshape(accumulate, -1, *tensor.shape[1:])
             axes: Axes = (None, BATCH_AXES, *(None,) * (tensor.ndim - 2))

@@ -48,7 +48,11 @@ class RunDirectory:
     """
 
     def __init__(self, recipe: StageRecipe, stages: Mapping[str, type[Recipe]], fresh: bool, first: bool) -> None:
+        if "://" in recipe.run.dir:
+            raise UserError(f"run.dir {recipe.run.dir}: runs are written locally only; copy them afterwards")
         self.path = Path(recipe.run.dir)
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run.dir {self.path} is a file: choose another directory")
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.artifact = self.path / "artifact"

@@ -1,5 +1,6 @@
 """The loop: restore, next batch, step, log, evaluate, save, stop. The mathematics is in the Tasks."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from raexla.checkpoint import prune, save
 from raexla.data import TooMuchBadData
 from raexla.obs import Clock, Metrics, Progress
-from raexla.recipe import Recipe, StopRequested, digest
+from raexla.recipe import Recipe, StopRequested, UserError, digest
 from raexla.runtime import Runtime, Scalars
 from raexla.train.base import StageRecipe
 from raexla.train.directory import RunDirectory, versions
@@ -182,6 +183,11 @@ class _Window:
         """Write one record; returns what a person sees beside the bar."""
         step, phase, scalars = pending
         values = scalars.read()
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}: nothing since the last checkpoint is kept; "
+                "lower the learning rates, or look at the data that came last"
+            )
         counters = self._runtime.counters()
         self._clock.seconds["compile"] = counters.compile_seconds
         if self.steps:
