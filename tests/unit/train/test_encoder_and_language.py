@@ -129,9 +129,13 @@ def test_the_exported_tokenizer_gives_the_same_ids(language):
     task, path = language
     exported = ChatTokenizer.load(str(path))
     assert exported.size == task.tokenizer.get_vocab_size() == task.chat.tokenizer.size
-    for text in ("a red circle left of two blue squares", "Généré, 12 ✓", "<|im_start|>user\nHow many?<|im_end|>\n"):
+    for text in ("a red circle left of two blue squares", "Généré, 12 ✓", "two\n\nlines"):
         ids = tuple(task.tokenizer.encode(text).ids)
         assert exported.encode(text) == task.chat.tokenizer.encode(text) == ids
+    for mark in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<im_start>", "<im_end>"):
+        assert exported.tokenizer.token_to_id(mark) == task.tokenizer.token_to_id(mark) is not None
+        assert exported.encode(mark) == task.chat.tokenizer.encode(mark)
+        assert len(exported.encode(mark)) > 1, "a mark that a text spells out is text"
 
 
 def test_every_word_of_the_captions_is_one_token(language):
