@@ -81,7 +81,7 @@ def test_a_clean_module_is_clean():
     ("module", "source", "rule"),
     [
         ("raexla.nn.rope", "import raexla.flow.path", "nn imports flow"),
-        ("raexla.nn.rope", "from raexla.recipe import Recipe", "nn imports recipe"),
+        ("raexla.nn.rope", "from raexla.obs import Metrics", "nn imports obs"),
         ("raexla.flow.path", "from raexla import models", "flow imports models"),
         ("raexla.flow.path", "from ..models.dit import block", "flow imports models"),
         ("raexla.models.dit.block", "from ...train import loop", "models imports train"),
