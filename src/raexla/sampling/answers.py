@@ -83,7 +83,8 @@ class Answerer:
         self.model, self.runtime, self.recipe = model, runtime, recipe or AnsweringRecipe()
         shards = runtime.batch_shards
         self.batch = -(-self.recipe.batch_images // shards) * shards
-        decoder = _Decoder(model, model.recipe.chat.length + self.recipe.max_tokens)
+        chat = model.recipe.chat
+        decoder = _Decoder(model, (chat.conversation_length or chat.length) + self.recipe.max_tokens)
         named = {f"unified.{name}": value for name, value in weights.items()} if weights else None
         self._decoder = WithWeights(decoder, named)
         self._prefill = runtime.compile(self._prefill_of)
