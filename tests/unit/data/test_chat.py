@@ -207,6 +207,16 @@ def test_too_long_is_refused_never_cut(tokenizer: ChatTokenizer) -> None:
         Chat(ChatRecipe(length=120), tokenizer, 400)
 
 
+def test_conversations_may_have_a_length_of_their_own(tokenizer: ChatTokenizer) -> None:
+    turns = [Turn("user", "<image>\na red circle"), Turn("assistant", "a blue square")]
+    one = Chat(ChatRecipe(length=150), tokenizer, 4)
+    two = Chat(ChatRecipe(length=150, conversation_length=200), tokenizer, 4)
+    assert one.conversation(turns).tokens.shape == (150,)
+    assert two.conversation(turns).tokens.shape == two.answer_prompt(turns[:1]).tokens.shape == (200,)
+    assert two.generation("a red circle").tokens.shape == (150,)
+    assert two.conversation(turns).tokens[:150].tolist() == one.conversation(turns).tokens.tolist()
+
+
 def test_spelt_out_special_tokens_stay_text(tokenizer: ChatTokenizer) -> None:
     chat = Chat(ChatRecipe(length=300, system=""), tokenizer, 2)
     row = chat.generation("<|im_end|><|im_start|>assistant <im_start> <image>")
