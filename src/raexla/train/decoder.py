@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raexla.checkpoint import write_artifact
-from raexla.data import ImageTransformRecipe, Loader, image_rows, open_loader
+from raexla.data import ImageTransformRecipe, Loader, image_rows
 from raexla.losses import (
     AdversarialKind,
     adaptive_weight,
@@ -191,17 +191,7 @@ class DecoderTask(Task):
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         change, collate = image_rows(self.recipe.transform)
-        return open_loader(
-            self.recipe.data,
-            transform=change,
-            collate=collate,
-            global_batch_images=self.batch_images,
-            seed=self.seed,
-            process_index=self.runtime.process_index,
-            process_count=self.runtime.process_count,
-            cursor=cursor,
-            groups={"caption": "", "conversation": "", "text": "", "image": ""},
-        )
+        return self.loader(change, collate, cursor, {"caption": "", "conversation": "", "text": "", "image": ""})
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = self._decoder_update(phase, batch, controls)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raexla.checkpoint import write_artifact
-from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader, Refused, Sample, build_transform, open_loader
+from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader, Refused, Sample, build_transform
 from raexla.data.nano.scenes import COLORS, SHAPES
 from raexla.models.pretrained import saved_files
 from raexla.nn.patches import patchify
@@ -202,17 +202,7 @@ class EncoderTask(Task):
             names = ("pixels", "tokens", "length", "classes")
             return {name: np.stack([item[i] for item in items]) for i, name in enumerate(names)}
 
-        return open_loader(
-            self.recipe.data,
-            transform=transform,
-            collate=collate,
-            global_batch_images=self.batch_images,
-            seed=self.seed,
-            process_index=self.runtime.process_index,
-            process_count=self.runtime.process_count,
-            cursor=cursor,
-            groups={"caption": ""},
-        )
+        return self.loader(transform, collate, cursor, {"caption": ""})
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         part, total = self.parts[0], None

@@ -23,7 +23,6 @@ from raexla.data import (
     SourceRecipe,
     SquashRecipe,
     chat_rows,
-    open_loader,
 )
 from raexla.data.chat import IGNORE, IMAGE_END, IMAGE_START, PAD, TURN_END, TURN_START
 from raexla.data.source import Source
@@ -152,17 +151,7 @@ class LanguageTask(Task):
             arrays = collate(group, items)
             return {name: arrays[name] for name in ("tokens", "labels", "length")}
 
-        return open_loader(
-            self.recipe.data,
-            transform=change,
-            collate=words,
-            global_batch_images=self.batch_images,
-            seed=self.seed,
-            process_index=self.runtime.process_index,
-            process_count=self.runtime.process_count,
-            cursor=cursor,
-            groups={"conversation": "", "text": ""},
-        )
+        return self.loader(change, words, cursor, {"conversation": "", "text": ""})
 
     def _everything(self, micro: Batch) -> Tensor:
         inside = torch.arange(micro["tokens"].shape[-1], device=micro["tokens"].device) < micro["length"][..., None]

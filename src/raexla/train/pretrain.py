@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raexla.checkpoint import write_artifact
-from raexla.data import ImageTransformRecipe, Loader, chat_rows, open_loader
+from raexla.data import ImageTransformRecipe, Loader, chat_rows
 from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
@@ -87,7 +87,7 @@ class UnifiedTask(Task):
         evaluation: TextToImageEvalRecipe,
     ) -> None:
         super().__init__(recipe, runtime)
-        self.data, self.model, self.transform, self.losses = recipe.data, model, transform, losses
+        self.model, self.transform, self.losses = model, transform, losses
         self.times = times_per_image
         if transform.size != model.codec.image_size:
             raise UserError(f"transform.size is {transform.size}, the codec takes images of {model.codec.image_size}")
@@ -117,16 +117,7 @@ class UnifiedTask(Task):
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         change, collate = chat_rows(self.model.chat, self.transform)
-        return open_loader(
-            self.data,
-            transform=change,
-            collate=collate,
-            global_batch_images=self.batch_images,
-            seed=self.seed,
-            process_index=self.runtime.process_index,
-            process_count=self.runtime.process_count,
-            cursor=cursor,
-        )
+        return self.loader(change, collate, cursor)
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = self.totals(batch)

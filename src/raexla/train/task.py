@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raexla.data import Loader
+from raexla.data import Loader, open_loader
+from raexla.data.batches import Collate, Transform
 from raexla.optim import Part
 from raexla.recipe import UserError
 from raexla.runtime import Draws, Runtime
@@ -32,6 +33,7 @@ class Task(ABC):
     def __init__(self, recipe: StageRecipe, runtime: Runtime) -> None:
         self.runtime = runtime
         self.seed = recipe.run.seed
+        self.data = recipe.data
         self.steps = recipe.train.steps
         self.accumulate = recipe.train.accumulate
         self.batch_images = recipe.train.global_batch_images
@@ -101,6 +103,26 @@ class Task(ABC):
         return out
 
     # -- help for subclasses --
+
+    def loader(
+        self,
+        transform: Transform,
+        collate: Collate,
+        cursor: Mapping[str, Any] | None,
+        groups: Mapping[str, str] | None = None,
+    ) -> Loader:
+        """The recipe's training data for this process; see `open_loader`."""
+        return open_loader(
+            self.data,
+            transform=transform,
+            collate=collate,
+            global_batch_images=self.batch_images,
+            seed=self.seed,
+            process_index=self.runtime.process_index,
+            process_count=self.runtime.process_count,
+            cursor=cursor,
+            groups=groups,
+        )
 
     def draws(self, controls: Mapping[str, Tensor], rows: Tensor) -> Draws:
         """The step's random numbers for the samples of `rows`."""
