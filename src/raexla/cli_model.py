@@ -30,16 +30,22 @@ Sampler = Annotated[str, typer.Option("--sampler", help="euler, heun or sde.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="At a time; changes the speed, not the result.")]
 
 
-def open_model(name: str, runtime: str, devices: int | None, dtype: str) -> tuple[TextToImage, Runtime]:
-    """The model that `--model` names, placed on the devices that the other options name."""
+def open_devices(runtime: str, devices: int | None, dtype: str) -> Runtime:
+    """The runtime that the options `--runtime`, `--devices` and `--dtype` name."""
     from raexla.runtime import EagerRecipe, XlaRecipe, open_runtime
     from raexla.runtime.xla import has_tpu
+
+    xla = runtime == "xla" or (runtime == "auto" and (devices is not None or has_tpu()))
+    values: dict[str, Any] = {"devices": devices, "dtype": dtype}
+    return open_runtime(XlaRecipe.model_validate(values) if xla else EagerRecipe.model_validate(values))
+
+
+def open_model(name: str, runtime: str, devices: int | None, dtype: str) -> tuple[TextToImage, Runtime]:
+    """The text-to-image model that `--model` names, placed on the devices that the other options name."""
     from raexla.sampling.model import find_model, load_model
 
     model = load_model(find_model(name))
-    xla = runtime == "xla" or (runtime == "auto" and (devices is not None or has_tpu()))
-    values: dict[str, Any] = {"devices": devices, "dtype": dtype}
-    opened = open_runtime(XlaRecipe.model_validate(values) if xla else EagerRecipe.model_validate(values))
+    opened = open_devices(runtime, devices, dtype)
     model.place(opened)
     return model, opened
 
@@ -49,8 +55,13 @@ def sample(
     model: Model,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="May be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="One prompt a line.")] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="NUMBERS", help="For class-conditional models: 3,5,7 or 0-9.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("samples"),
-    per_prompt: Annotated[int, typer.Option("--per-prompt", min=1, help="Pictures of each prompt.")] = 1,
+    each: Annotated[
+        int, typer.Option("--per-prompt", "--per-class", min=1, help="Pictures of each prompt or class.")
+    ] = 1,
     seed: Seed = 0,
     steps: Steps = 50,
     guidance: Guidance = 2.0,
@@ -61,27 +72,35 @@ def sample(
     devices: Devices = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Draw pictures of prompts: PNGs, a contact sheet and a record of how they came about."""
+    """Draw pictures of prompts or classes: PNGs, a contact sheet and a record of how they came about."""
     from raexla.eval.progress import bars
     from raexla.recipe import UserError
-    from raexla.sampling.draw import draw, may_replace, read_prompts, sampling_recipe, summary
+    from raexla.sampling.draw import draw, may_replace, read_classes, read_prompts, sampling_recipe, summary
+    from raexla.sampling.model import load_image_model
 
-    chosen = [text for text in prompt or [] if text.strip()] + (read_prompts(prompts) if prompts else [])
-    if not chosen:
-        raise UserError("no prompt: give --prompt TEXT (may be repeated) or --prompts FILE")
+    asked = [text for text in prompt or [] if text.strip()] + (read_prompts(prompts) if prompts else [])
+    numbers = read_classes(classes) if classes is not None else []
+    if bool(asked) == bool(numbers):
+        raise UserError(
+            "--prompt and --classes: a model takes one of them, give one"
+            if asked
+            else "no prompt: give --prompt TEXT (may be repeated), --prompts FILE, or --classes for a class model"
+        )
     may_replace(out)
-    count = len(chosen) * per_prompt
+    count = max(len(asked), len(numbers)) * each
     recipe = sampling_recipe(sampler, steps, guidance, guidance_interval, min(batch, count))
-    opened, devices_opened = open_model(model, runtime, devices, dtype)
+    opened = load_image_model(model, "class" if numbers else "prompt")
+    devices_opened = open_devices(runtime, devices, dtype)
+    opened.place(devices_opened)
     with bars() as ticks:
         sheet = draw(
             opened,
             devices_opened,
             recipe,
-            chosen,
+            numbers or asked,
             out,
             seed=seed,
-            per_prompt=per_prompt,
+            each=each,
             dtype=dtype,
             tick=ticks("pictures", count),
         )

@@ -6,7 +6,7 @@ channels, statistics and shift.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,14 @@ def write_artifact(
     facts: Mapping[str, Any],
     meta: Mapping[str, Any],
     extra: Mapping[str, bytes] | None = None,
+    fill: Callable[[Path], None] | None = None,
 ) -> str:
     """Write an artifact, complete or not at all; returns its digest.
 
     Args:
         weights: name -> array, saved as `model.safetensors`.
         extra: further files by name, such as `config.json` or `tokenizer.json`.
+        fill: writes what is too big to be handed over (streamed weights) into the folder that it is given.
     """
     with directory_when_complete(path) as temporary:
         if weights:
@@ -80,11 +82,25 @@ def write_artifact(
             save_file(arrays, temporary / WEIGHTS, metadata={"format": "pt"})
         for name, content in (extra or {}).items():
             (temporary / name).write_bytes(content)
+        if fill is not None:
+            fill(temporary)
         files = {p.name: sha256(p) for p in sorted(temporary.iterdir())}
         digest = _digest(files)
         manifest = {"format": FORMAT, "kind": kind, "files": files, "digest": digest}
         write_json(temporary / MANIFEST, manifest | {"facts": dict(facts), "meta": dict(meta)})
     return digest
+
+
+def artifact_kind(path: Path, where: str) -> str:
+    """The kind of an artifact, from its manifest alone; `read_artifact` checks the rest.
+
+    Raises:
+        UserError: there is no artifact.
+    """
+    if not (path / MANIFEST).is_file():
+        state = "is not an artifact: it has no artifact.json" if path.exists() else "does not exist"
+        raise UserError(f"{where}: {path} {state}")
+    return str(read_json(path / MANIFEST).get("kind"))
 
 
 def read_artifact(ref: ArtifactReference, kind: str, where: str) -> Artifact:
@@ -97,17 +113,14 @@ def read_artifact(ref: ArtifactReference, kind: str, where: str) -> Artifact:
         UserError: missing, of another kind or format, damaged, or not the one that the recipe pins.
     """
     path = Path(ref.path)
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        state = "is not an artifact: it has no artifact.json" if path.exists() else "does not exist"
-        raise UserError(f"{where}: {path} {state}")
+    found_kind, manifest_path = artifact_kind(path, where), path / MANIFEST
     if ref.sha256 and (found := sha256(manifest_path)) != ref.sha256:
         raise UserError(f"{where}: {manifest_path} has sha256 {found}, the recipe asks for {ref.sha256}")
     manifest = read_json(manifest_path)
     if manifest.get("format") != FORMAT:
         raise UserError(f"{where}: {path} has artifact format {manifest.get('format')}, this program reads {FORMAT}")
-    if manifest["kind"] != kind:
-        raise UserError(f"{where}: {path} is an artifact of kind {manifest['kind']}, a {kind} is needed")
+    if found_kind != kind:
+        raise UserError(f"{where}: {path} is an artifact of kind {found_kind}, a {kind} is needed")
     for name, expected in manifest["files"].items():
         if not (path / name).is_file():
             raise UserError(f"{where}: {path / name} is missing from the artifact")

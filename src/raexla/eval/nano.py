@@ -80,8 +80,8 @@ class NanoBenchmark:
         dtype: str = "float32",
         ticks: Ticks = _no_ticks,
     ) -> None:
-        if model.codec.image_size != 32:
-            raise UserError(f"the nano benchmark has pictures of 32 pixels, this model draws {model.codec.image_size}")
+        if model.codec.output_size != 32:
+            raise UserError(f"the nano benchmark has pictures of 32 pixels, this model draws {model.codec.output_size}")
         self.model, self.runtime, self.recipe, self.ticks = model, runtime, recipe, ticks
         self._facts = describe_model(model, runtime, dtype)
 
@@ -139,7 +139,7 @@ class NanoBenchmark:
             "protocol": {
                 "prompt_set_sha256": prompt_set_hash(chosen),
                 "samples": len(chosen),
-                "resolution": self.model.codec.image_size,
+                "resolution": self.model.codec.output_size,
                 "scorer": "raexla.eval.scenes, exact; 95% Wilson intervals; chance over 10 shuffles of the pictures",
                 **protocol,
             },
@@ -201,7 +201,7 @@ class NanoBenchmark:
                 "samples": len(asked),
                 "judge": "exact match, lower case; chance pairs questions with answers to others of their kind",
                 "decoding": answering.model_dump(mode="json"),
-                "resolution": self.model.codec.image_size,
+                "resolution": self.model.codec.output_size,
                 "model_digest": self.model.digest,
                 "dtype": self._facts["dtype"],
             },

@@ -20,7 +20,8 @@ from raexla.data import Refused, Turn, collate_chat
 from raexla.models.mllm import DecodeState, extend, prefill
 from raexla.recipe import Recipe, UserError
 from raexla.runtime import Draws, Runtime
-from raexla.sampling.model import TextToImage, WithWeights
+from raexla.sampling.base import WithWeights
+from raexla.sampling.model import TextToImage
 
 _LOOK_EVERY = 4
 """Tokens between two looks at whether every row has ended."""

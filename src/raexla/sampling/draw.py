@@ -1,4 +1,4 @@
-"""What `raexla sample` does: pictures of prompts into a folder, with a contact sheet and a record of their making."""
+"""What `raexla sample` does: pictures of prompts or classes into a folder, with a contact sheet and a record."""
 
 import platform
 import re
@@ -13,8 +13,8 @@ from raexla.flow.guidance import CFGRecipe, NoGuidance
 from raexla.flow.samplers import EulerRecipe, HeunRecipe, SDERecipe
 from raexla.recipe import UserError
 from raexla.runtime import Runtime
+from raexla.sampling.base import ImageModel
 from raexla.sampling.images import ImageSampler, SamplingRecipe
-from raexla.sampling.model import TextToImage
 from raexla.sampling.sheet import save_png, save_sheet
 
 MANIFEST = "manifest.json"
@@ -74,6 +74,23 @@ def read_prompts(path: Path) -> list[str]:
     return found
 
 
+def read_classes(text: str) -> list[int]:
+    """The numbers of `3,5,7` or `0-9,17`, in the order given.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?", part)
+        if ends is None or (ends[2] and int(ends[2]) < int(ends[1])):
+            raise UserError(
+                f"--classes: {part.strip()!r} is no class: give numbers and ranges, for instance 3,5,7 or 0-9"
+            )
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    return found
+
+
 def slug(text: str, length: int = 48) -> str:
     """A short part of a file name: lower-case words joined by dashes."""
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
@@ -92,14 +109,14 @@ def may_replace(out: Path, manifest: str = MANIFEST) -> None:
         raise UserError(f"--out: {out} is not empty and holds no {manifest} of a former call; choose another folder")
 
 
-def describe_model(model: TextToImage, runtime: Runtime, dtype: str) -> dict[str, Any]:
+def describe_model(model: ImageModel, runtime: Runtime, dtype: str) -> dict[str, Any]:
     """Which model, on what: the part that every protocol shares."""
     return {
         "model": str(model.source),
         "model_digest": model.digest,
         "decoder_digest": model.opened.decoder,
         "time_shift": model.shift,
-        "resolution": model.codec.image_size,
+        "resolution": model.codec.output_size,
         "runtime": runtime.type,
         "devices": runtime.device_count,
         "dtype": dtype,
@@ -108,50 +125,51 @@ def describe_model(model: TextToImage, runtime: Runtime, dtype: str) -> dict[str
 
 
 def draw(
-    model: TextToImage,
+    model: ImageModel,
     runtime: Runtime,
     recipe: SamplingRecipe,
-    prompts: Sequence[str],
+    requests: Sequence[Any],
     out: Path,
     *,
     seed: int = 0,
-    per_prompt: int = 1,
+    each: int = 1,
     dtype: str = "float32",
     tick: Callable[[int], Any] = lambda count: None,
 ) -> Path:
-    """Draw `per_prompt` pictures of each prompt with a placed model; returns the contact sheet's path.
+    """Draw `each` pictures of each request (prompt or class) with a placed model; returns the contact sheet's path.
 
     `out` gets numbered PNGs, `sheet.png` and `manifest.json`, all of it or nothing; a former result there is replaced.
-    Picture k of prompt i takes the noise of row i x per_prompt + k, whatever the batch size.
+    Picture k of request i takes the noise of row i x each + k, whatever the batch size.
 
     Raises:
-        PromptError: a prompt is too long for the model; nothing is written.
-        UserError: `out` holds something else.
+        UserError: a request that the model can't take, before anything is drawn; `out` holds something else.
     """
     may_replace(out)
-    repeated = [prompt for prompt in prompts for _ in range(per_prompt)]
+    repeated = [request for request in requests for _ in range(each)]
     sampler = ImageSampler(model, runtime, recipe)
-    for prompt in prompts:  # all of them before the first is drawn
-        sampler.rows_of([prompt])
+    model.inputs(requests)  # all of them before the first is drawn
     images = sampler.images(repeated, seed, tick)
     digits = max(4, len(str(len(repeated) - 1)))
     entries: list[dict[str, Any]] = []
     with directory_when_complete(out) as folder:
-        for row, (prompt, image) in enumerate(zip(repeated, images, strict=True)):
-            name = f"{row:0{digits}d}-{slug(prompt)}.png"
+        captions = [model.caption(request) for request in repeated]
+        for row, (request, caption, image) in enumerate(zip(repeated, captions, images, strict=True)):
+            name = f"{row:0{digits}d}-{slug(caption)}.png"
             save_png(folder / name, image)
-            entries.append({"file": name, "prompt": prompt, "row": row, "sha256": sha256(folder / name)})
-        columns = per_prompt if 3 <= per_prompt <= 8 else 8
+            entries.append({"file": name, model.asked_for_by: request, "row": row, "sha256": sha256(folder / name)})
+        columns = each if 3 <= each <= 8 else 8
         subtitle = f"{summary(recipe)}, seed {seed}, model {model.digest[:12]}"
-        title = f"{len(images)} pictures of {len(prompts)} prompts" if len(prompts) > 1 else shorten(prompts[0], 60)
+        plural = {"prompt": "prompts", "class": "classes"}[model.asked_for_by]
+        several = f"{len(images)} pictures of {len(requests)} {plural}"
+        title = several if len(requests) > 1 else shorten(captions[0], 60)
         title = title if len(images) >= 4 else ""  # a narrow sheet has no room for one
-        save_sheet(folder / SHEET, images, repeated, columns=columns, title=title, subtitle=subtitle)
+        save_sheet(folder / SHEET, images, captions, columns=columns, title=title, subtitle=subtitle)
         write_json(
             folder / MANIFEST,
             {
                 "format": 1,
                 "seed": seed,
-                "per_prompt": per_prompt,
+                f"per_{model.asked_for_by}": each,
                 "sampling": recipe.model_dump(mode="json"),
                 "batch_images": sampler.batch,
                 **describe_model(model, runtime, dtype),

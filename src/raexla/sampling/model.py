@@ -1,28 +1,32 @@
 """A text-to-image model put together: language model, DiT, codec, chat layout, time shift."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import ClassVar
 
+import numpy as np
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from raexla.checkpoint import read_artifact
-from raexla.data import Chat, ChatRecipe, ChatTokenizer
+from raexla.checkpoint.artifact import artifact_kind
+from raexla.data import Chat, ChatRecipe, ChatTokenizer, Refused, collate_chat
 from raexla.flow.time import TimeRecipe
 from raexla.models import dit as dit_package
 from raexla.models import mllm as mllm_package
-from raexla.models.codecs import CodecRecipe, RAECodec, RAECodecRecipe
+from raexla.models.codecs import CodecRecipe, NormalisedCodec
 from raexla.models.dit import DiTRecipe, LightningDiT
 from raexla.models.mllm import MLLMRecipe, UnifiedModel, build_mllm, load_mllm, load_tokenizer
 from raexla.nn.tables import reset_tables
 from raexla.recipe import ArtifactReference, Recipe, UserError
-from raexla.runtime import Runtime
 from raexla.runtime.sharding import Table, prefixed
-from raexla.sampling.codec import OpenCodec, as_tensors, open_codec
+from raexla.sampling.base import ImageModel, WithWeights
+from raexla.sampling.classes import ClassToImage, load_class_model
+from raexla.sampling.codec import LATENT_FACTS, as_tensors, beside, load_weights, open_codec
 
 DESCRIPTION = "model.json"
 NANO = "nano"
@@ -47,47 +51,73 @@ class TextToImageRecipe(Recipe):
     flow: TimeRecipe = TimeRecipe()
 
 
-@dataclass(frozen=True)
-class TextToImage:
-    """A model on the CPU, or placed on a runtime's devices."""
+class PromptError(UserError):
+    """A prompt that the model's sequence has no room for."""
+
+    def __init__(self, prompt: str, detail: str) -> None:
+        super().__init__(f"prompt too long ({detail}): {shorten(prompt, 80, placeholder=' …')!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImage(ImageModel):
+    """A unified model: the language model reads the prompt, its queries condition the DiT."""
+
+    asked_for_by: ClassVar[str] = "prompt"
 
     recipe: TextToImageRecipe
     unified: UnifiedModel
-    opened: OpenCodec
     chat: Chat
-    shift: float
-    """The factor a of the dimension-dependent time shift (000, section 3.2)."""
-    source: Path | None = None
-    """The artifact it came from."""
-    digest: str = ""
 
     @property
-    def codec(self) -> Any:
-        """The codec (see `raexla.models.codecs.Codec`)."""
-        return self.opened.codec
+    def network(self) -> UnifiedModel:
+        return self.unified
+
+    @property
+    def dit(self) -> DiTRecipe:
+        return self.recipe.model.dit
 
     def table(self) -> Table:
-        """Sharding table of `unified`."""
         tied = self.unified.mllm.lm_head is None
         return [
             *prefixed("mllm", mllm_package.sharding_table(self.recipe.model.llm, tied=tied)),
             *prefixed("dit", dit_package.sharding_table(self.recipe.model.dit)),
         ]
 
-    def place(self, runtime: Runtime) -> None:
-        """Move the generator (by its table) and the frozen codec (whole) to the devices."""
-        runtime.place(self.unified, self.table())
-        runtime.place(self.opened.codec)
+    def inputs(self, requests: Sequence[str]) -> dict[str, np.ndarray]:
+        """The language model's inputs of prompts.
+
+        Raises:
+            PromptError: one is too long.
+        """
+        rows = []
+        for prompt in requests:
+            try:
+                rows.append(self.chat.generation_prompt(prompt, self.recipe.chat.length))
+            except Refused as refused:
+                raise PromptError(prompt, refused.detail) from None
+        arrays = collate_chat(rows)
+        return {name: arrays[name] for name in ("tokens", "image_slot", "query_start")}
+
+    def condition(self, network: WithWeights, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[B, Q, Z], float32: the connector's output at the queries."""
+        given = (inputs["tokens"], inputs["image_slot"], inputs["query_start"])
+        made: Tensor = network.call("prompt_condition", *given).float()
+        return made
+
+    def velocity(
+        self, network: WithWeights, x: Tensor, t: Tensor, condition: Tensor, drop: Tensor | None = None
+    ) -> Tensor:
+        made: Tensor = network.call("velocity", x, t, condition, drop).float()
+        return made
+
+    def caption(self, request: str) -> str:
+        return request
 
     def features(self, image: Tensor) -> Tensor:
         """What the language model's projector reads of images [B, 3, H, W]: encoder tokens [B, N, C], before latent
         statistics (Scale-RAE). No gradient."""
         latent: Tensor = self.codec.encode(image)
-        return self.codec.denormalise(latent) if isinstance(self.codec, RAECodec) else latent
-
-    def facts(self) -> dict[str, Any]:
-        """What an artifact of this model was made for."""
-        return {**self.opened.facts, "shift": self.shift}
+        return self.codec.denormalise(latent) if isinstance(self.codec, NormalisedCodec) else latent
 
 
 def _chat(recipe: TextToImageRecipe, folder: str) -> Chat:
@@ -108,7 +138,8 @@ def assemble(recipe: TextToImageRecipe, seed: int) -> TextToImage:
     tokenizer = load_tokenizer(recipe.model.llm.path)
     mllm = load_mllm(recipe.model.llm, tokenizer, codec.channels, dit.condition_channels, generator)
     shift = recipe.flow.factor(codec.grid[0] * codec.grid[1], codec.channels)
-    return TextToImage(recipe, UnifiedModel(mllm, dit), opened, _chat(recipe, recipe.model.llm.path), shift)
+    chat = _chat(recipe, recipe.model.llm.path)
+    return TextToImage(recipe=recipe, unified=UnifiedModel(mllm, dit), opened=opened, chat=chat, shift=shift)
 
 
 def describe(model: TextToImage) -> dict[str, bytes]:
@@ -145,22 +176,22 @@ def find_model(name: str, where: str = "--model") -> Path:
     return path
 
 
-def beside(recipe: CodecRecipe, folder: Path) -> CodecRecipe:
-    """The codec's recipe with parts that stand next to a model's artifact taken from there.
+def load_image_model(name: str, asked_for_by: str, where: str = "--model") -> TextToImage | ClassToImage:
+    """What a name on the command line means (see `find_model`), text- or class-conditional, on the CPU.
 
-    Shipped artifacts are neighbours (`encoder/`, `statistics/`, `decoder/`, `model/`) and work from any directory;
-    their hashes are checked all the same. Everything else keeps its path.
+    Args:
+        asked_for_by: what the user gave, `prompt` or `class`: a model that takes the other is refused unread.
+
+    Raises:
+        UserError: as `load_model`, or a model that is asked by something else.
     """
-    if not isinstance(recipe, RAECodecRecipe):
-        return recipe
-    changes: dict[str, Any] = {}
-    if (encoder := folder.parent / "encoder").is_dir():
-        changes["encoder"] = recipe.encoder.model_copy(update={"path": str(encoder)})
-    for part, kind in (("weights", "decoder"), ("statistics", "statistics")):
-        reference = getattr(recipe, part)
-        if reference is not None and (neighbour := folder.parent / kind).is_dir():
-            changes[part] = reference.model_copy(update={"path": str(neighbour)})
-    return recipe.model_copy(update=changes)
+    path = find_model(name, where)
+    by_class = artifact_kind(path, where) == "dit"
+    if by_class and asked_for_by != "class":
+        raise UserError(f"{where}: {path} draws numbered classes, not prompts: give --classes, for instance 0,1,2")
+    if not by_class and asked_for_by == "class":
+        raise UserError(f"{where}: {path} draws prompts, not numbered classes: give --prompt TEXT instead of --classes")
+    return load_class_model(path, where=where) if by_class else load_model(path, where=where)
 
 
 def load_model(path: Path, codec: CodecRecipe | None = None, where: str = "--model") -> TextToImage:
@@ -187,7 +218,7 @@ def load_model(path: Path, codec: CodecRecipe | None = None, where: str = "--mod
         }
     )
     opened = open_codec(recipe.codec, f"{where}: codec")
-    for fact in ("encoder", "grid", "channels", "statistics"):
+    for fact in LATENT_FACTS:
         artifact.require(fact, opened.facts[fact], where)
     with torch.device("meta"):
         dit = LightningDiT(recipe.model.dit, opened.codec.grid, opened.codec.channels)
@@ -195,29 +226,15 @@ def load_model(path: Path, codec: CodecRecipe | None = None, where: str = "--mod
         unified = UnifiedModel(mllm, dit)
     unified.to_empty(device="cpu")
     reset_tables(unified)
-    missing, unexpected = unified.load_state_dict(as_tensors(artifact.weights()), strict=False)
-    if missing or unexpected:
-        raise UserError(f"{where}: {path} lacks {missing[:5]} and has no place for {unexpected[:5]}")
-    unified.requires_grad_(False)
+    load_weights(unified, as_tensors(artifact.weights()), f"{where}: {path}")
     shift = recipe.flow.factor(opened.codec.grid[0] * opened.codec.grid[1], opened.codec.channels)
     artifact.require("shift", shift, where)
-    return TextToImage(recipe, unified.eval(), opened, _chat(recipe, str(path)), shift, path, artifact.digest)
-
-
-class WithWeights(nn.Module):
-    """Calls a module's methods with other weights than its own (a moving average), without touching it."""
-
-    def __init__(self, module: nn.Module, weights: Mapping[str, Tensor] | None) -> None:
-        super().__init__()
-        self.module = module
-        self._weights = {f"module.{name}": value for name, value in (weights or {}).items()}
-
-    def forward(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Used by `call`."""
-        return getattr(self.module, method)(*args, **kwargs)
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """`module.method(*args)` with the given weights."""
-        if not self._weights:
-            return self(method, *args, **kwargs)
-        return torch.func.functional_call(self, self._weights, (method, *args), kwargs)
+    return TextToImage(
+        recipe=recipe,
+        unified=unified.eval(),
+        opened=opened,
+        chat=_chat(recipe, str(path)),
+        shift=shift,
+        source=path,
+        digest=artifact.digest,
+    )

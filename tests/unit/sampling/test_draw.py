@@ -13,8 +13,8 @@ from raexla.recipe import UserError
 from raexla.runtime import EagerRecipe, open_runtime
 from raexla.sampling.codec import open_codec
 from raexla.sampling.draw import read_prompts, sampling_recipe, slug
-from raexla.sampling.images import ImageSampler, PromptError
-from raexla.sampling.model import find_model, load_model
+from raexla.sampling.images import ImageSampler
+from raexla.sampling.model import PromptError, find_model, load_model
 from tests.unit.sampling.on_xla import PROMPTS, pictures_on_xla
 from tests.unit.sampling.tiny import save_model
 

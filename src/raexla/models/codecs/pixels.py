@@ -16,7 +16,7 @@ class PixelsCodec(nn.Module):
             raise UserError(f"image_size {recipe.image_size} is no multiple of patch_size {recipe.patch_size}")
         side = recipe.image_size // recipe.patch_size
         self.patch_size = recipe.patch_size
-        self.image_size = recipe.image_size
+        self.image_size = self.output_size = recipe.image_size
         self.grid = (side, side)
         self.channels = 3 * recipe.patch_size**2
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from raexla.models.codecs.convolutional import ConvDecoderRecipe
 from raexla.models.decoder.recipe import DecoderRecipe
 from raexla.models.encoders.recipe import EncoderRecipe
 from raexla.recipe import ArtifactReference, Recipe
@@ -24,7 +25,8 @@ class RAECodecRecipe(Recipe):
     type: Literal["rae"]
     encoder: EncoderRecipe
     image_size: int | None = Field(default=None, gt=0)
-    """Side of the images; the decoder's, or without a decoder the encoder's input size, if not given."""
+    """Side of the images that go in; if not given that of the decoder's, or without a decoder the encoder's input size.
+    Smaller than what the decoder draws, it makes an upsampling codec (224 in, 448 out)."""
     decoder: DecoderRecipe | None = None
     """Sizes of the decoder; None for a codec that only encodes."""
     weights: ArtifactReference | None = None
@@ -47,6 +49,23 @@ class VAECodecRecipe(Recipe):
     """Latent pixels per token and side; a token holds them in (C, p, p) order (facts A5)."""
 
 
+class AlignTokCodecRecipe(Recipe):
+    """A tuned encoder, an adapter to a small latent, a convolutional decoder (003)."""
+
+    type: Literal["aligntok"]
+    encoder: EncoderRecipe
+    """The pretrained encoder; where `weights` are given its tuned weights come from there."""
+    channels: int = Field(default=32, gt=0)
+    """Channels of the latent."""
+    hidden: int | None = Field(default=None, gt=0)
+    """Hidden width of the adapter; the encoder's width if not given."""
+    decoder: ConvDecoderRecipe = ConvDecoderRecipe()
+    weights: ArtifactReference | None = None
+    """The trained tokenizer: encoder, adapter and decoder."""
+    statistics: ArtifactReference | None = None
+    """Mean and variance of the latent; without them the latent is not normalised."""
+
+
 class PixelsCodecRecipe(Recipe):
     """No network: a token is a patch of pixels, scaled to [-1, 1]."""
 
@@ -57,4 +76,6 @@ class PixelsCodecRecipe(Recipe):
     """Side of a patch."""
 
 
-CodecRecipe = Annotated[RAECodecRecipe | VAECodecRecipe | PixelsCodecRecipe, Field(discriminator="type")]
+CodecRecipe = Annotated[
+    RAECodecRecipe | VAECodecRecipe | AlignTokCodecRecipe | PixelsCodecRecipe, Field(discriminator="type")
+]

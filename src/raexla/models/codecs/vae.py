@@ -29,7 +29,7 @@ class VAECodec(nn.Module):
         self.pack = recipe.pack
         self.shift = float(config.shift_factor or 0.0)
         self.scale = float(config.scaling_factor)
-        self.image_size = recipe.image_size
+        self.image_size = self.output_size = recipe.image_size
         self.grid = (side, side)
         self.channels = config.latent_channels * recipe.pack**2
         self.requires_grad_(False)
