@@ -61,7 +61,21 @@ def shifted_grid(steps: int, factor: float) -> Tensor:
     return torch.stack([times[:-1], times[1:]], dim=1)
 
 
-def released_grid(name: Literal["scale_rae", "rae"], steps: int, factor: float) -> Tensor:
+RELEASED_TIMES = 1000
+"""Times that Scale-RAE's sampler picks its steps from."""
+
+
+def released_times(factor: float, times: int = RELEASED_TIMES) -> Tensor:
+    """All times [times] of Scale-RAE's sampler, rising: shift(linspace(1 / times, 1, times)), float32."""
+    return shift_time(torch.linspace(1 / times, 1, times, device="cpu"), factor)
+
+
+def released_indices(steps: int, times: int = RELEASED_TIMES) -> Tensor:
+    """Which of `released_times` a run of `steps` uses, int64 [steps], rising: evenly spaced, rounded to even."""
+    return torch.linspace(0, times - 1, steps, dtype=torch.float64, device="cpu").round().long()
+
+
+def released_grid(name: Literal["scale_rae", "rae"], steps: int, factor: float, times: int = RELEASED_TIMES) -> Tensor:
     """The official samplers' schedules [steps - 1, 2], float32, where `steps` is their own count (50 by default).
 
     `rae`: shift(1 - linspace(0, 0.999, steps)); starts at 1 and returns the state at shift(0.001).
@@ -72,12 +86,11 @@ def released_grid(name: Literal["scale_rae", "rae"], steps: int, factor: float) 
     if steps < 3:
         raise ValueError(f"the released grids need at least 3 steps, got {steps}")
     if name == "rae":
-        times = shift_time(1 - torch.linspace(0, 0.999, steps, device="cpu"), factor)
-        return torch.stack([times[:-1], times[1:]], dim=1)
-    grid = shift_time(torch.linspace(0.001, 1, 1000, device="cpu"), factor)
-    times = grid[torch.linspace(0, 999, steps, dtype=torch.float64, device="cpu").round().long()]
-    down = times[:-1].flip(0)
-    stray = times[-2:]
+        falling = shift_time(1 - torch.linspace(0, 0.999, steps, device="cpu"), factor)
+        return torch.stack([falling[:-1], falling[1:]], dim=1)
+    rising = released_times(factor, times)[released_indices(steps, times)]
+    down = rising[:-1].flip(0)
+    stray = rising[-2:]
     return torch.cat([torch.stack([down[:-1], down[1:]], dim=1), stray[None]])
 
 

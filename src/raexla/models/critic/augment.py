@@ -54,10 +54,15 @@ def augment(image: Tensor, draws: Tensor, recipe: AugmentRecipe) -> Tensor:
     return image
 
 
+def shift_of(draw: Tensor, size: int) -> Tensor:
+    """The translation [B] in whole pixels, in [-size/8, size/8], that draws [B] from U(0, 1) stand for."""
+    limit = round(size * _SHIFT)
+    return torch.floor(draw * (2 * limit + 1)) - limit
+
+
 def _shift_matrix(draw: Tensor, size: int) -> Tensor:
     """[B, size, size] with out[i] = in[i + shift], shift an integer in [-size/8, size/8]."""
-    limit = round(size * _SHIFT)
-    shift = torch.floor(draw * (2 * limit + 1)) - limit
+    shift = shift_of(draw, size)
     index = torch.arange(size, device=draw.device, dtype=draw.dtype)
     return (index[None, None, :] == index[None, :, None] + shift[:, None, None]).to(draw.dtype)
 

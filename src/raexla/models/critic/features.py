@@ -60,25 +60,38 @@ class DinoFeatures(nn.Module):
         width, depth, heads, patch: the ViT's sizes.
         blocks: numbers of the tapped blocks, counted from 1, in order; the official key depths plus one.
         image_size: side of the images that come in.
+        input_size: side that the network sees. mlp_ratio: width of its MLPs over its own.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, patch: int, blocks: Sequence[int], image_size: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        blocks: Sequence[int],
+        image_size: int,
+        *,
+        input_size: int = DINO_INPUT,
+        mlp_ratio: float = 4.0,
+    ) -> None:
         super().__init__()
         from timm.models.vision_transformer import VisionTransformer  # slow to import
 
         self.vit: Any = VisionTransformer(
-            img_size=DINO_INPUT,
+            img_size=input_size,
             patch_size=patch,
             embed_dim=width,
             depth=depth,
             num_heads=heads,
+            mlp_ratio=mlp_ratio,
             num_classes=0,
             act_layer=partial(nn.GELU, approximate="tanh"),
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
         self.blocks = (depth, *blocks)
         self.channels, self.taps = width, len(self.blocks)
-        self.resize = Resize((image_size, image_size), (DINO_INPUT, DINO_INPUT), "bilinear", antialias=False)
+        self.resize = Resize((image_size, image_size), (input_size, input_size), "bilinear", antialias=False)
         self.requires_grad_(False)
         self.train(False)
 

@@ -31,6 +31,11 @@ class DecoderRecipe(Recipe):
     grid: tuple[int, int] | None = None
     """Rows and columns of tokens that the decoder draws; the latent's grid if not given, else the embedded tokens are
     resized bilinearly to it (224 -> 378: 16 x 16 tokens to 27 x 27 at patch 14)."""
+    position_grid: tuple[int, int] | None = None
+    """Rows and columns that the fixed positions are made for; the drawn grid if not given, else they are interpolated
+    to it (bicubic). For a decoder that draws another grid than the one that it was trained on."""
+    qkv_bias: bool = True
+    """Biases of queries, keys and values; all released decoders have them."""
     norm_eps: float = Field(default=1e-12, gt=0)
     """Epsilon of the layer norms (1e-12 in the released decoders)."""
 

@@ -1,5 +1,6 @@
 """How the decoder's parameters are split over the mesh."""
 
+from raexla.models.decoder.recipe import DecoderRecipe
 from raexla.nn.sharding import ShardingTable
 
 SHARDING: ShardingTable = [
@@ -24,3 +25,10 @@ SHARDING: ShardingTable = [
     ("head.weight", (None, "fsdp")),
     ("head.bias", (None,)),
 ]
+
+_QKV_BIAS = {f"blocks.*.attn.{name}.bias" for name in ("query", "key", "value")}
+
+
+def sharding_table(recipe: DecoderRecipe) -> ShardingTable:
+    """The rows that fit what this recipe builds: `SHARDING`, without the biases that it leaves out."""
+    return [row for row in SHARDING if recipe.qkv_bias or row[0] not in _QKV_BIAS]

@@ -13,19 +13,19 @@ from raexla.models.decoder.recipe import DecoderRecipe
 from raexla.nn.attention import AttentionKernel
 from raexla.nn.patches import unpatchify
 from raexla.nn.positions import sincos_2d
-from raexla.nn.resize import Resize, resize_tokens
+from raexla.nn.resize import Resize, resize_matrix, resize_tokens
 from raexla.nn.tables import TableModule
 
 
 class DecoderAttention(nn.Module):
     """Multi-head self-attention with separate projections; `kernel` is what a runtime may swap."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.query = nn.Linear(width, width, bias=qkv_bias)
+        self.key = nn.Linear(width, width, bias=qkv_bias)
+        self.value = nn.Linear(width, width, bias=qkv_bias)
         self.kernel = AttentionKernel()
         self.proj = nn.Linear(width, width)
 
@@ -40,10 +40,10 @@ class DecoderAttention(nn.Module):
 class DecoderBlock(nn.Module):
     """Pre-norm transformer block, exact GELU."""
 
-    def __init__(self, width: int, heads: int, mlp: int, eps: float) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, eps: float, *, qkv_bias: bool = True) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = DecoderAttention(width, heads)
+        self.attn = DecoderAttention(width, heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.fc1 = nn.Linear(width, mlp)
         self.fc2 = nn.Linear(mlp, width)
@@ -88,7 +88,9 @@ class ViTDecoder(TableModule):
         self.embed = nn.Linear(channels, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.resize = Resize(self.latent_grid, self.grid, "bilinear", antialias=False)
-        self.blocks = nn.Sequential(*(DecoderBlock(width, heads, mlp, recipe.norm_eps) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(DecoderBlock(width, heads, mlp, recipe.norm_eps, qkv_bias=recipe.qkv_bias) for _ in range(depth))
+        )
         self.norm = nn.LayerNorm(width, eps=recipe.norm_eps)
         self.head = nn.Linear(width, 3 * recipe.patch_size**2)
         self.register_buffer("positions", torch.empty(1, self.grid[0] * self.grid[1], width), persistent=False)
@@ -96,7 +98,15 @@ class ViTDecoder(TableModule):
 
     def reset_tables(self) -> None:
         """Fill the fixed positions [1, M, D] (MAE's sine-cosine table; the CLS token's own position is zero)."""
-        self.positions.copy_(sincos_2d(self.grid, self.positions.shape[-1])[None])
+        made_for = self.recipe.position_grid or self.grid
+        table = sincos_2d(made_for, self.positions.shape[-1])[None]
+        if made_for != self.grid:
+            matrices = (
+                resize_matrix(size_in, size_out, "bicubic", antialias=False)
+                for size_in, size_out in zip(made_for, self.grid, strict=True)
+            )
+            table = resize_tokens(table, made_for, *matrices)
+        self.positions.copy_(table)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Image [B, 3, H, W], in [0, 1] where the decoder is right: un-normalised, not clamped."""
@@ -121,7 +131,8 @@ def init_weights(decoder: ViTDecoder, generator: torch.Generator | None = None) 
     for module in decoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02, generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
