@@ -54,11 +54,16 @@ class AutoGuidanceRecipe(_Guidance):
     type: Literal["autoguidance"] = "autoguidance"
 
     weak: str
-    """Path of the weaker model's artifact or checkpoint."""
+    """The weaker model: a run directory or an artifact, on the same latent and with as many queries."""
 
 
 GuidanceRecipe = Annotated[NoGuidance | CFGRecipe | AutoGuidanceRecipe, Field(discriminator="type")]
 """The guidance of a recipe, by its `type`."""
+
+
+def inside_interval(t: Tensor, interval: tuple[float, float]) -> Tensor:
+    """Which of the times [B] are guided, bool [B]: those between the ends, ends included."""
+    return (t >= interval[0]) & (t <= interval[1])
 
 
 def guide(
@@ -73,7 +78,7 @@ def guide(
 
     strong, weak [B, N, C]; t [B]. With `channels`, only the first so many of the last dim are guided.
     """
-    inside = per_sample((t >= interval[0]) & (t <= interval[1]), strong)
+    inside = per_sample(inside_interval(t, interval), strong)
     if channels is not None:
         inside = inside & (torch.arange(strong.shape[-1], device=strong.device) < channels)
     return torch.where(inside, weak + scale * (strong - weak), strong)

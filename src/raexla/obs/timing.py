@@ -2,9 +2,10 @@
 
 Conventions. *Goodput* = seconds in which steps were trained / seconds since the program's loop began; compiling,
 waiting for input, evaluating and saving are not training. *MFU* = model FLOPs of a step / (step seconds x peak FLOP/s
-of all devices); model FLOPs count the multiply-adds of matrix products (x 2) and attention of the forward pass, three
-times for trained parts and twice where gradients only pass through, nothing for rematerialisation; the peak and its
-source are written into `run.json`.
+of all devices); model FLOPs count the multiply-adds of matrix products (x 2) and attention of the forward pass
+(`models/flops.py` has the formulas), three times for trained parts and twice where gradients only pass through; nothing
+for rematerialisation or for networks that only judge (critic, perceptual distance). The peak and its source are written
+into `run.json`.
 """
 
 import time

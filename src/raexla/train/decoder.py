@@ -37,7 +37,7 @@ from raexla.models.critic import (
 )
 from raexla.models.critic import init_weights as init_critic
 from raexla.models.decoder import SHARDING, init_weights
-from raexla.obs.flops import transformer_flops
+from raexla.models.flops import decoder_work, encoder_work
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe, UserError
 from raexla.runtime import Runtime
@@ -141,9 +141,14 @@ class DecoderTask(Task):
         self.codec, self.facts = opened.codec, opened.facts
         self.decoder = opened.codec.decoder
         self.codec.noise = recipe.noise
-        if recipe.transform.size != self.codec.image_size:
+        if self.codec.image_size != self.codec.output_size:
             raise UserError(
-                f"transform.size is {recipe.transform.size}, the codec draws {self.codec.image_size} pixels"
+                f"codec.image_size is {self.codec.image_size}, but the decoder draws {self.codec.output_size} pixels: "
+                "leave it out, the encoder resizes what the decoder is trained against"
+            )
+        if recipe.transform.size != self.codec.output_size:
+            raise UserError(
+                f"transform.size is {recipe.transform.size}, the codec draws {self.codec.output_size} pixels"
             )
         generator = torch.Generator().manual_seed(recipe.run.seed)
         if recipe.codec.weights is None:
@@ -326,11 +331,5 @@ class DecoderTask(Task):
         return write_artifact(path, "decoder", weights, facts, meta)
 
     def flops_per_step(self) -> float:
-        width, depth, _, _ = self.decoder.recipe.shape
-        tokens = self.decoder.grid[0] * self.decoder.grid[1] + 1
-        own = sum(p.numel() for p in self.decoder.parameters())
-        encoder = self.codec.encoder
-        seen = encoder.grid[0] * encoder.grid[1]
-        parameters = sum(p.numel() for p in encoder.parameters())
-        encoding = transformer_flops(parameters, seen, encoder.depth, encoder.channels)
-        return 2.0 * self.batch_images * (3.0 * transformer_flops(own, tokens, depth, width) + encoding)
+        decoding = decoder_work(self.decoder.recipe, self.codec.grid, self.codec.channels).total
+        return 2.0 * self.batch_images * (3.0 * decoding + encoder_work(self.codec.encoder).total)

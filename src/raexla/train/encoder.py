@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from raexla.checkpoint import write_artifact
 from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader, Refused, Sample, build_transform
 from raexla.data.nano.scenes import COLORS, SHAPES
+from raexla.models.flops import vision_work
 from raexla.models.pretrained import saved_files
 from raexla.nn.patches import patchify
-from raexla.obs.flops import transformer_flops
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe
 from raexla.runtime import Runtime
@@ -250,6 +250,5 @@ class EncoderTask(Task):
 
     def flops_per_step(self) -> float:
         model = self.recipe.model
-        tokens = (model.image_size // model.patch_size) ** 2
-        parameters = sum(p.numel() for p in self.towers.vision.parameters())
-        return 6.0 * self.batch_images * transformer_flops(parameters, tokens, model.depth, model.width)
+        one = vision_work(self.towers.vision.config, model.image_size // model.patch_size)
+        return 6.0 * self.batch_images * one.total

@@ -27,9 +27,9 @@ from raexla.data import (
 from raexla.data.chat import IGNORE, IMAGE_END, IMAGE_START, PAD, TURN_END, TURN_START
 from raexla.data.source import Source
 from raexla.losses import cross_entropy_sum
+from raexla.models.flops import llm_work
 from raexla.models.mllm.model import causal_inputs
 from raexla.models.pretrained import saved_files
-from raexla.obs.flops import transformer_flops
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe
 from raexla.runtime import Runtime
@@ -191,7 +191,4 @@ class LanguageTask(Task):
         return write_artifact(path, "language", {}, {"vocabulary": self.tokenizer.get_vocab_size()}, meta, files)
 
     def flops_per_step(self) -> float:
-        model = self.recipe.model
-        parameters = sum(p.numel() for p in self.body.parameters())  # the embedding counts once: as the output layer
-        one = transformer_flops(parameters, self.recipe.chat.length, model.depth, model.width)
-        return 6.0 * self.batch_images * one
+        return 6.0 * self.batch_images * llm_work(self.body.config, self.recipe.chat.length).total

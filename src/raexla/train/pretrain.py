@@ -19,8 +19,8 @@ from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
 from raexla.losses import cross_entropy_sum
+from raexla.models.flops import bridge_work, dit_work, encoding_work, llm_work
 from raexla.models.mllm import UnifiedModel
-from raexla.obs.flops import transformer_flops
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe, UserError
 from raexla.runtime import Draws, Runtime
@@ -200,24 +200,23 @@ class UnifiedTask(Task):
         return write_artifact(path, "model", weights, self.model.facts(), meta, describe(self.model))
 
     def flops_per_step(self) -> float:
-        model = self.model
-        config = model.unified.mllm.config
-        named = dict(model.unified.named_parameters())
-        size = {
-            prefix: sum(p.numel() for n, p in named.items() if n.startswith(prefix) and "embed_tokens" not in n)
-            for prefix in ("mllm.llm.", "dit.")
-        }
-        logits = config.vocab_size * config.hidden_size
-        length, tokens = model.recipe.chat.length, model.unified.dit.condition_tokens
-        dit = model.recipe.model.dit
+        model, codec = self.model, self.model.codec
+        recipe, mllm = model.recipe.model, model.unified.mllm
         captions = sum(s.weight for s in self.data.sources if (s.group or s.kind) in ("caption", GENERATION))
         images = self.batch_images * captions / sum(s.weight for s in self.data.sources)
-        llm_times = 3.0 if any(p.name == "llm" for p in self.parts) else 1.0
-        llm = transformer_flops(size["mllm.llm."] + logits, length, config.num_hidden_layers, config.hidden_size)
-        return 2.0 * (
-            llm_times * self.batch_images * llm
-            + 3.0 * images * self.times * transformer_flops(size["dit."], tokens, dit.depth, dit.width)
+        asked = self.batch_images - images
+        tokens = codec.grid[0] * codec.grid[1]
+        bridge = bridge_work(recipe.llm, mllm.width, tokens, codec.channels, recipe.dit.condition_width)
+        prompts, answers = (
+            llm_work(mllm.config, length).total
+            for length in (model.chat.recipe.length, model.chat.recipe.conversation_length or model.chat.recipe.length)
         )
+        reading = images * prompts + asked * (answers + bridge["projector"])
+        reading *= 3.0 if any(part.name == "llm" for part in self.parts) else 1.0
+        drawing = (
+            3.0 * images * (self.times * dit_work(recipe.dit, codec.grid, codec.channels).total + bridge["connector"])
+        )
+        return 2.0 * (reading + drawing + self.batch_images * encoding_work(codec).total)
 
 
 class PretrainTask(UnifiedTask):

@@ -54,6 +54,15 @@ def check_width(recipe: DiTRecipe, channels: int) -> None:
     )
 
 
+def check_patches(recipe: DiTRecipe, grid: tuple[int, int]) -> None:
+    """Refuse a patch size that does not divide the latent's grid."""
+    if grid[0] % recipe.patch_size or grid[1] % recipe.patch_size:
+        raise UserError(
+            f"the DiT's patch_size is {recipe.patch_size}, but the latent has {grid[0]} x {grid[1]} tokens: both must "
+            "be multiples of it (1 on representation latents, 2 on VAE latents, 16 on pixels)"
+        )
+
+
 class LightningDiT(nn.Module):
     """Predicts the velocity v = eps - x of a noisy latent.
 
@@ -62,12 +71,14 @@ class LightningDiT(nn.Module):
         grid: (rows, columns) of the latent's tokens.
         channels: channels C of a latent token.
 
-    Raises UserError if it is narrower than a latent token and the recipe doesn't allow that.
+    Raises UserError if it is narrower than a latent token and the recipe doesn't allow that, or if the grid does not
+    divide into its patches.
     """
 
     def __init__(self, recipe: DiTRecipe, grid: tuple[int, int], channels: int) -> None:
         super().__init__()
         check_width(recipe, channels)
+        check_patches(recipe, grid)
         self.recipe, self.grid, self.channels = recipe, grid, channels
         patch, width, z = recipe.patch_size, recipe.width, recipe.condition_width
         patch_grid = (grid[0] // patch, grid[1] // patch)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raexla.models.dit.sizes import SIZES, WIDE_HEAD, SizeName
+from raexla.models.dit.sizes import HEADS_OF_WIDTH, SIZES, WIDE_HEAD, SizeName
 from raexla.recipe import Recipe
 
 
@@ -43,7 +43,14 @@ class DDTHeadRecipe(Recipe):
     """Blocks of the head. In `classic` these come after the backbone's `depth`."""
 
     heads: int = Field(default=WIDE_HEAD.heads, ge=1)
-    """Attention heads of the head."""
+    """Attention heads of the head; by default what Table 13 of paper 001 has at this width (2688: 21), else 16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heads_of_the_width(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "heads" not in values and (width := values.get("width")) in HEADS_OF_WIDTH:
+            return {**values, "heads": HEADS_OF_WIDTH[width]}
+        return values
 
     @model_validator(mode="after")
     def _divides(self) -> "DDTHeadRecipe":

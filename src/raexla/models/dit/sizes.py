@@ -31,6 +31,11 @@ SIZES: dict[SizeName, Size] = {
     "T": Size(2688, 40, 21),
 }
 
+HEADS_OF_WIDTH: dict[int, int] = {
+    SIZES[name].width: SIZES[name].heads for name in ("S", "B", "L", "XL", "XXL", "H", "G", "T")
+}
+"""Attention heads by width in paper 001, whose DDT heads (Tables 15 and 16) take the widths of Table 13."""
+
 WIDE_HEAD = Size(2048, 2, 16)
 """The DDT head of paper 001 (DiT-DH)."""
 
