@@ -1,4 +1,4 @@
-"""Verbs that use a trained model: sample, understand, score, report. See `cli.py` for the rules of verbs."""
+"""Verbs on a trained model: sample, understand, reconstruct, score, report. `cli.py` has the rules of verbs."""
 
 from __future__ import annotations
 
@@ -137,6 +137,50 @@ def understand(
     for answer in answers:
         about = f"{answer['image']}: {answer['question']} " if count > 1 else ""
         typer.echo(f"{about}{answer['answer']}")
+
+
+@model_app.command("reconstruct")
+def reconstruct(
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="PICTURES...", help="Files, folders of pictures, folders of shards (or URLs)."),
+    ],
+    codec: Annotated[str, typer.Option("--codec", help="A run, an artifact, `nano`, or a YAML file with `codec:`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures and numbers.")] = Path("reconstruct"),
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Another path to the codec's encoder.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The first so many of each source.")] = None,
+    transform: Annotated[
+        Literal["centre_crop", "squash"], typer.Option("--transform", help="How pictures become squares.")
+    ] = "centre_crop",
+    shown: Annotated[int, typer.Option("--shown", min=1, help="Pictures in the sheet.")] = 12,
+    save: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Write each reconstruction as a PNG.")] = True,
+    batch: Batch = 64,
+    runtime: RuntimeType = "auto",
+    devices: Devices = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Take pictures through a codec and back: reconstructions, a sheet to look at, PSNR and SSIM."""
+    from rich.console import Console
+
+    from raexla.eval.pictures import open_pictures
+    from raexla.eval.progress import bars
+    from raexla.eval.reconstructions import RESULT, SHEET, ReconstructionRun, ReconstructRecipe
+    from raexla.eval.table import reconstruction_table
+    from raexla.sampling.codec import open_codec
+    from raexla.sampling.draw import may_replace
+    from raexla.sampling.named_codec import find_codec
+
+    may_replace(out, RESULT)
+    sources = open_pictures(pictures, limit)
+    count = sum(source.count for source in sources)
+    recipe = ReconstructRecipe(transform=transform, batch_images=min(batch, count), shown=shown, pictures=save)
+    opened = open_codec(find_codec(codec, encoder), "--codec")
+    devices_opened = open_devices(runtime, devices, dtype)
+    devices_opened.place(opened.codec)
+    with bars() as ticks:
+        result = ReconstructionRun(opened, codec, devices_opened, recipe, dtype).run(sources, out, ticks)
+    Console().print(reconstruction_table(result))
+    typer.echo(f"{out / SHEET}: what they look like; {out / RESULT}: every number with its protocol")
 
 
 @model_app.command("score")

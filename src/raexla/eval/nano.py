@@ -19,8 +19,7 @@ from pydantic import Field
 
 from raexla.checkpoint.files import directory_when_complete, write_json
 from raexla.data.nano.samples import NanoPrompt, prompts
-from raexla.eval.metrics import psnr, ssim
-from raexla.eval.reconstruct import reconstruct
+from raexla.eval.reconstruct import Reconstructor, mean_of, measure
 from raexla.eval.scenes import TaskScore, evaluate, score
 from raexla.eval.understanding import Question, judge, normalise, questions
 from raexla.flow.guidance import NoGuidance
@@ -159,21 +158,21 @@ class NanoBenchmark:
         return self._line(name, chosen, images, protocol, folder)
 
     def _ceilings(self, chosen: Sequence[NanoPrompt], folder: Path) -> list[dict[str, Any]]:
-        real = to_image(np.stack([item.image for item in chosen]))
-        tick = self.ticks("reconstruct", len(chosen))
-        again = reconstruct(self.model.codec, self.runtime, real, tick=tick)
+        real = np.stack([item.image for item in chosen])
+        again = Reconstructor(self.model.codec, self.runtime)(real, self.ticks("reconstruct", len(chosen)))
         lines = [
-            self._line("real", chosen, real, {"images": "true renders of the prompts"}, folder),
+            self._line("real", chosen, to_image(real), {"images": "true renders of the prompts"}, folder),
             self._line(
                 "reconstructions",
                 chosen,
-                again,
+                to_image(again),
                 {"images": "true renders through the codec", "decoder_digest": self.model.opened.decoder},
                 folder,
             ),
         ]
-        lines[1]["psnr_db"] = float(psnr(again, real).mean())
-        lines[1]["ssim"] = float(ssim(again, real).mean())
+        found = measure(real, again)
+        lines[1]["psnr_db"] = mean_of(found["psnr"]).mean
+        lines[1]["ssim"] = mean_of(found["ssim"]).mean
         return lines
 
     def _understanding(self, folder: Path) -> dict[str, Any]:

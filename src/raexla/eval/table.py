@@ -68,6 +68,28 @@ def score_table(scores: Mapping[str, Any]) -> Table:
     return table
 
 
+def reconstruction_table(result: Mapping[str, Any]) -> Table:
+    """The sources of `reconstruct.json`: means with half their 95% intervals."""
+    table = Table(title="reconstruction: mean over images, half the 95% interval", box=SIMPLE_HEAD)
+    table.add_column("")
+    for head in ("PSNR dB", "SSIM", "images", "refused"):
+        table.add_column(head, justify="right")
+    lines = [*result["sources"], *([result["overall"]] if len(result["sources"]) > 1 else [])]
+    for line in lines:
+        protocol = line["protocol"]
+        cells = [_with_half(line["psnr"], 2), _with_half(line["ssim"], 4), str(protocol["images"])]
+        style = "bold" if line["name"] == "overall" and line is lines[-1] and len(lines) > 1 else ""
+        table.add_row(line["name"], *cells, str(protocol["refused"]), style=style)
+    return table
+
+
+def _with_half(value: Mapping[str, float | None], digits: int) -> str:
+    if value["mean"] is None:
+        return "equal" if value["equal"] else "-"
+    half = "" if value["low"] is None else f" ±{value['mean'] - value['low']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{half}" + (f" ({value['equal']:.0f} equal)" if value["equal"] else "")
+
+
 def understanding_table(scores: Mapping[str, Any]) -> Table | None:
     """Accuracy by kind of question; None if it was not measured."""
     if not scores["understanding"]:

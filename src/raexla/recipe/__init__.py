@@ -8,7 +8,7 @@ Reading is in four steps, one file each: `source` (YAML with origins), `merge` (
 
 from raexla.recipe.base import Recipe
 from raexla.recipe.errors import BadDataError, RaexlaError, StopRequested, UserError
-from raexla.recipe.load import load, load_text
+from raexla.recipe.load import load, load_key, load_text
 from raexla.recipe.reference import ArtifactReference
 from raexla.recipe.show import differences, digest, schema, show
 
@@ -22,6 +22,7 @@ __all__ = [
     "differences",
     "digest",
     "load",
+    "load_key",
     "load_text",
     "schema",
     "show",

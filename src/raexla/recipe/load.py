@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +16,8 @@ from raexla.recipe.errors import UserError
 from raexla.recipe.explain import explain, nearest
 from raexla.recipe.merge import apply_set, merge
 from raexla.recipe.source import Node, Origin, Problem, fail, parse
+
+RecipeT = TypeVar("RecipeT", bound=Recipe)
 
 Stages = Mapping[str, type[Recipe]] | Callable[[], Mapping[str, type[Recipe]]]
 """The table of stages, or a function that imports it: called only once the files have been read."""
@@ -42,6 +45,17 @@ def load_text(text: str, stages: Stages, overrides: Sequence[str] = (), *, name:
     return _finish(tree, problems, stages, overrides)
 
 
+def load_key(path: str | Path, model: type[RecipeT], key: str) -> RecipeT:
+    """One top-level key of a recipe file as `model`, which has that key alone; the file's other keys are not looked at.
+    A file without that key is taken to be its value.
+
+    Raises UserError that lists every problem with its file and line.
+    """
+    tree, problems = _read_chain(Path(path), ())
+    part = tree.value.get(key, tree) if isinstance(tree.value, dict) else tree
+    return _validated(Node({key: part}, tree.origin), model, problems)
+
+
 def _finish(tree: Node, problems: list[Problem], stages: Stages, overrides: Sequence[str]) -> Recipe:
     if tree.value is None:
         tree = Node({}, tree.origin)
@@ -55,7 +69,11 @@ def _finish(tree: Node, problems: list[Problem], stages: Stages, overrides: Sequ
     if model is None:
         fail(problems)
     assert model is not None
-    recipe: Recipe | None = None
+    return _validated(tree, model, problems)
+
+
+def _validated(tree: Node, model: type[RecipeT], problems: list[Problem]) -> RecipeT:
+    recipe: RecipeT | None = None
     try:
         # Strict JSON mode is the strictness meant for YAML: no text for numbers, but lists for tuples, text for paths.
         recipe = model.model_validate_json(json.dumps(tree.plain()), strict=True)

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor
+from torch.func import functional_call
 
 from raexla.data import SourceRecipe, image_rows, open_pass
-from raexla.eval.metrics import psnr, ssim
+from raexla.eval.comparison import Pair, save_comparison
+from raexla.eval.reconstruct import Reconstructor, measure
 from raexla.recipe import Recipe
-from raexla.sampling.sheet import save_sheet
-from raexla.train.pretrain import image_of
 
 if TYPE_CHECKING:
     from raexla.train.decoder import DecoderTask
@@ -36,16 +35,17 @@ class ReconstructionValidation:
 
     def __init__(self, task: "DecoderTask", recipe: ReconstructionEvalRecipe) -> None:
         self._task, self._recipe = task, recipe
-        self._compiled = task.runtime.compile(self._reconstruct)
+        self._reconstruct = Reconstructor(task.codec, task.runtime, task.batch_images, self._decode)
 
-    def _reconstruct(self, pixels: Tensor) -> Tensor:
+    def _decode(self, latent: Tensor) -> Tensor:
         task = self._task
-        with torch.no_grad():
-            latent = task.codec.denormalise(task.codec.encode(image_of(pixels[0])))
-            return torch.func.functional_call(task.decoder, task.parts[0].weights(), (latent,)).clamp(0, 1)
+        tokens = task.codec.denormalise(latent)
+        drawn: Tensor = functional_call(task.decoder, task.parts[0].weights(), (tokens,))
+        return drawn
 
     def run(self, step: int, samples: Path) -> dict[str, float]:
-        """`validation/psnr` in dB, `validation/ssim`, `validation/l1`; pairs go to `samples/step-XXXXXXXX.png`."""
+        """`validation/psnr` in dB, `validation/ssim`, `validation/l1`, all of 8-bit pictures; pairs go to
+        `samples/step-XXXXXXXX.png`."""
         task, recipe = self._task, self._recipe
         if recipe.source is None:
             return {}
@@ -62,18 +62,15 @@ class ReconstructionValidation:
         )
         for batch in batches:
             good = batch.arrays["mask"] > 0
-            placed = task.runtime.put({"pixels": batch.arrays["pixels"]})
-            results.append(task.runtime.to_host(self._compiled(placed["pixels"]))[good])
+            results.append(self._reconstruct.one_batch(batch.arrays["pixels"])[good])
             originals.append(batch.arrays["pixels"][good])
-        real = np.concatenate(originals).transpose(0, 3, 1, 2).astype(np.float32) / 255.0
-        fake = np.concatenate(results)
+        real, fake = np.concatenate(originals), np.concatenate(results)
+        found = measure(real, fake)
         if task.runtime.process_index == 0 and recipe.shown:
-            pairs = np.stack([real[: recipe.shown], fake[: recipe.shown]], axis=1).reshape(-1, *real.shape[1:])
-            save_sheet(
-                samples / f"step-{step:08d}.png", pairs, ["original", "reconstruction"] * min(recipe.shown, len(real))
-            )
+            notes = [f"PSNR {psnr:.2f} dB   SSIM {ssim:.4f}" for psnr, ssim in zip(*found.values(), strict=True)]
+            pairs = [Pair(*row) for row in zip(real, fake, notes, strict=True)][: recipe.shown]
+            save_comparison(samples / f"step-{step:08d}.png", pairs)
         return {
-            "validation/psnr": float(np.mean(psnr(fake, real))),
-            "validation/ssim": float(np.mean(ssim(fake, real))),
-            "validation/l1": float(np.abs(fake - real).mean()),
+            **{f"validation/{name}": float(np.mean(values)) for name, values in found.items()},
+            "validation/l1": float(np.abs(real / 255.0 - fake / 255.0).mean()),
         }
