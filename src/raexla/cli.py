@@ -4,7 +4,7 @@ To add a verb: a function with `@app.command()`, its work imported *inside* it (
 opens no device), its recipe loaded by `load_recipe`. Errors are not handled in verbs: `main` is the one boundary that
 turns exceptions into a line on stderr and an exit code (0 done, 1 a bug, 2 the user's error, 3 bad data,
 75 saved after a stop request, 130 interrupted). Verbs on trained models are in `cli_model.py`, those on shards in
-`cli_shards.py`.
+`cli_shards.py`, those on checkpoints in `cli_ckpt.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raexla.cli_ckpt import ckpt_app
 from raexla.cli_model import model_app
 from raexla.cli_shards import shards_app
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(shards_app, name="shards")
+app.add_typer(ckpt_app, name="ckpt")
 app.add_typer(model_app)  # its verbs stand at the top
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/nano/pretrain.yaml.")]

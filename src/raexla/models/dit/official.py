@@ -6,7 +6,7 @@ by exchanged names: RAE's `s_embedder` is the backbone's and `x_embedder` the he
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from raexla.models.dit.model import LightningDiT
 from raexla.models.dit.recipe import ClassConditioning, DiTRecipe
+from raexla.models.official import Derived, KeyReport, ReleasedLayout, Shape, entries_of
 from raexla.nn.positions import sincos_2d
 from raexla.nn.rope import rope_2d
 from raexla.nn.timestep import fourier_frequencies
-from raexla.recipe import UserError
 
 Layout = Literal["scale_rae", "rae"]
+LAYOUT_NAMES: dict[Layout, str] = {"scale_rae": "Scale-RAE", "rae": "RAE"}
 
 # official name inside a block -> ours; each stands for .weight and .bias, except the norms, which have no bias
 _BLOCK = {
@@ -48,8 +49,6 @@ _ROPES: dict[Layout, tuple[str, str]] = {
     "scale_rae": ("enc_rope", "dec_rope"),
     "rae": ("enc_feat_rope", "dec_feat_rope"),
 }
-TABLE_TOLERANCE = 1e-4
-"""Largest difference at which a stored position or rotation table counts as the one that the sizes give."""
 
 
 def default_layout(recipe: DiTRecipe) -> Layout:
@@ -86,56 +85,56 @@ def key_map(recipe: DiTRecipe, layout: Layout) -> dict[str, str]:
     return keys
 
 
-def derived_tables(recipe: DiTRecipe, grid: tuple[int, int], layout: Layout) -> dict[str, Tensor]:
+def _table_makers(recipe: DiTRecipe, grid: tuple[int, int], layout: Layout) -> dict[str, Derived]:
     """The official keys that follow from the sizes alone: positions [1, N, C] and rotations [N, D]."""
     patch_grid = (grid[0] // recipe.patch_size, grid[1] // recipe.patch_size)
-    tables = {"pos_embed": sincos_2d(patch_grid, recipe.width)[None]}
+    tokens = patch_grid[0] * patch_grid[1]
+    positions = partial(sincos_2d, patch_grid, recipe.width)
+    tables = {"pos_embed": Derived((1, tokens, recipe.width), lambda: positions()[None])}
     ropes = {"feat_rope": recipe.width // recipe.heads}
     if recipe.head is not None and recipe.head.wiring != "classic":
         encoder, decoder = _ROPES[layout]
         ropes = {encoder: recipe.width // recipe.heads, decoder: recipe.head.width // recipe.head.heads}
     for name, head_channels in ropes.items():
-        cos, sin = rope_2d(patch_grid, head_channels)
-        tables |= {f"{name}.freqs_cos": cos, f"{name}.freqs_sin": sin}
+        for number, leaf in enumerate(("cos", "sin")):
+            make = partial(_rotation, patch_grid, head_channels, number)
+            tables[f"{name}.freqs_{leaf}"] = Derived((tokens, head_channels), make)
     return tables
 
 
-@dataclass
-class OfficialReport:
-    """What an official state dict has that the recipe doesn't explain, and the other way round."""
-
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mis_shaped: list[str] = field(default_factory=list)
-    """"key: [has], expected [wants]"."""
-    wrong_tables: list[str] = field(default_factory=list)
-    """Derived keys whose values are not what the sizes give: another model."""
-    absent_tables: list[str] = field(default_factory=list)
-    """Derived keys that are not in the file; no harm."""
-    unchecked_tables: list[str] = field(default_factory=list)
-    """Derived keys on `meta`, whose values cannot be compared."""
-
-    def problems(self) -> list[str]:
-        """One line each; empty if the state dict fits."""
-        return (
-            [f"missing: {key}" for key in self.missing]
-            + [f"unexpected: {key}" for key in self.unexpected]
-            + [f"wrong shape: {line}" for line in self.mis_shaped]
-            + [f"wrong values: {line}" for line in self.wrong_tables]
-        )
+def _rotation(grid: tuple[int, int], head_channels: int, number: int) -> Tensor:
+    return rope_2d(grid, head_channels)[number]
 
 
-def _official_shapes(
-    recipe: DiTRecipe, grid: tuple[int, int], channels: int, layout: Layout
-) -> dict[str, tuple[int, ...]]:
+def derived_tables(recipe: DiTRecipe, grid: tuple[int, int], layout: Layout) -> dict[str, Tensor]:
+    """The tables that an official file holds, though they follow from the sizes, by key."""
+    return {key: item.table() for key, item in _table_makers(recipe, grid, layout).items() if item.table is not None}
+
+
+def released_layout(
+    recipe: DiTRecipe, grid: tuple[int, int], channels: int, layout: Layout | None = None
+) -> ReleasedLayout:
+    """The official state dict of a DiT on a latent of `grid` (rows, columns) and `channels`.
+
+    The `scale_rae` layout does not store the Fourier frequencies; they come from the released rule.
+    """
+    layout = layout or default_layout(recipe)
     with torch.device("meta"):
-        ours = {name: tuple(value.shape) for name, value in LightningDiT(recipe, grid, channels).state_dict().items()}
-    shapes = {theirs: ours[name] for theirs, name in key_map(recipe, layout).items()}
-    patch = recipe.patch_size
-    for key in ("x_embedder.proj.weight", "s_embedder.proj.weight"):
-        if key in shapes:
-            shapes[key] = (shapes[key][0], channels, patch, patch)
-    return shapes
+        model = LightningDiT(recipe, grid, channels)
+    names = key_map(recipe, layout)
+    patch = (channels, recipe.patch_size, recipe.patch_size)
+    shapes: dict[str, Shape] = {
+        key: (model.get_parameter(names[key]).shape[0], *patch)
+        for key in ("x_embedder.proj.weight", "s_embedder.proj.weight")
+        if key in names
+    }
+    head = "" if recipe.head is None else f" with a DDT head, {recipe.head.width} wide, {recipe.head.depth} deep"
+    return ReleasedLayout(
+        f"{LAYOUT_NAMES[layout]}'s DiT, {recipe.width} wide, {recipe.depth} deep, {recipe.heads} heads{head}",
+        entries_of(model, names, shapes),
+        _table_makers(recipe, grid, layout),
+        {"t_embedder.W": fourier_frequencies} if layout == "scale_rae" else {},
+    )
 
 
 def check_official(
@@ -144,28 +143,9 @@ def check_official(
     grid: tuple[int, int],
     channels: int,
     layout: Layout | None = None,
-) -> OfficialReport:
+) -> KeyReport:
     """Compare an official state dict with what the recipe builds. Tensors may be on `meta`."""
-    layout = layout or default_layout(recipe)
-    shapes = _official_shapes(recipe, grid, channels, layout)
-    tables = derived_tables(recipe, grid, layout)
-    report = OfficialReport(
-        missing=sorted(shapes.keys() - state.keys()),
-        unexpected=sorted(state.keys() - shapes.keys() - tables.keys()),
-        absent_tables=sorted(tables.keys() - state.keys()),
-    )
-    for key, shape in (shapes | {key: tuple(table.shape) for key, table in tables.items()}).items():
-        if key not in state:
-            continue
-        if tuple(state[key].shape) != shape:
-            report.mis_shaped.append(f"{key}: {list(state[key].shape)}, expected {list(shape)}")
-        elif key in tables and state[key].is_meta:
-            report.unchecked_tables.append(key)
-        elif key in tables:
-            difference = float((state[key].float().cpu() - tables[key]).abs().max())
-            if not difference <= TABLE_TOLERANCE:
-                report.wrong_tables.append(f"{key}: differs from the table for this grid by {difference:.3g}")
-    return report
+    return released_layout(recipe, grid, channels, layout).check(state)
 
 
 def from_official(
@@ -177,19 +157,11 @@ def from_official(
 ) -> dict[str, Tensor]:
     """Our state dict from an official one, strictly: every key accounted for, derived ones checked and dropped.
 
-    The `scale_rae` layout does not store the Fourier frequencies; they come from the released rule.
     Raises UserError that names every missing, unexpected and mis-shaped key and every wrong table.
     """
-    layout = layout or default_layout(recipe)
-    problems = check_official(state, recipe, grid, channels, layout).problems()
-    if problems:
-        raise UserError("\n".join([f"this is not the {layout} DiT that the recipe describes:", *problems]))
-    ours = {}
-    for theirs, name in key_map(recipe, layout).items():
-        ours[name] = state[theirs].flatten(1) if state[theirs].dim() == 4 else state[theirs]
-    if layout == "scale_rae":
-        ours["t_embedder.W"] = fourier_frequencies()
-    return ours
+    released = released_layout(recipe, grid, channels, layout)
+    released.check(state).refuse()
+    return released.read(state)
 
 
 def to_official(
@@ -203,12 +175,4 @@ def to_official(
 
     Raises UserError if the Fourier frequencies are not the released rule's and the layout cannot store them.
     """
-    layout = layout or default_layout(recipe)
-    if layout == "scale_rae" and not torch.equal(state["t_embedder.W"].float().cpu(), fourier_frequencies()):
-        raise UserError(
-            "the scale_rae layout does not store the time embedding's frequencies (t_embedder.W), and this model's are "
-            "not the ones its reader would make up"
-        )
-    shapes = _official_shapes(recipe, grid, channels, layout)
-    official = {theirs: state[name].reshape(shapes[theirs]) for theirs, name in key_map(recipe, layout).items()}
-    return official | derived_tables(recipe, grid, layout)
+    return released_layout(recipe, grid, channels, layout).write(state)

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_named(change: Callable[[dict[str, Tensor]], None],
     change(state)
     with pytest.raises(UserError) as error:
         from_official(state, recipe, grid, channels)
-    lines = str(error.value).splitlines()[1:]
+    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
     assert len(lines) == len(named)
     assert all(line.startswith(name) for line, name in zip(lines, named, strict=True))
 
