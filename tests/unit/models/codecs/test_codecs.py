@@ -3,7 +3,6 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from raexla.models.codecs import (
     Codec,
@@ -18,34 +17,12 @@ from raexla.models.codecs import (
 from raexla.models.decoder import DecoderRecipe
 from raexla.models.encoders import Siglip2Recipe
 from raexla.recipe import UserError
-
-DECODER = {"width": 32, "depth": 1, "heads": 4, "mlp": 48}
+from tests.unit.models.codecs.makers import DECODER, save_siglip, save_vae
 
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("siglip")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=28, patch_size=7)).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def flux_vae(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("flux")
-    AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        shift_factor=0.1159,
-        scaling_factor=0.3611,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    ).save_pretrained(folder / "vae")
-    return str(folder)
+    return save_siglip(tmp_path_factory.mktemp("siglip"))
 
 
 def test_pixels_round_trip():
@@ -110,19 +87,32 @@ def test_parts_that_do_not_fit_are_refused_with_both_numbers(siglip):
         RAECodec(small.encoder, other.decoder)
 
 
-def test_vae_of_a_flux_folder(flux_vae):
-    recipe = VAECodecRecipe(type="vae", path=flux_vae, subfolder="vae", image_size=32)
+@pytest.mark.parametrize("flux", [True, False])
+def test_vae_equals_diffusers(tmp_path, flux):
+    """FLUX has a shift and no quant convolutions, Stable Diffusion has these and no shift."""
+    recipe = VAECodecRecipe(type="vae", path=save_vae(tmp_path, flux=flux), subfolder="vae", image_size=32)
     codec = build_codec(recipe)
-    assert isinstance(codec, Codec)
+    theirs = AutoencoderKL.from_pretrained(tmp_path / "vae")
     assert (codec.grid, codec.channels) == ((8, 8), 16)
-    image = torch.rand(1, 3, 32, 32)
-    latent = codec.encode(image)
-    z = (codec.vae.encode(image * 2 - 1).latent_dist.mean - 0.1159) * 0.3611
-    torch.testing.assert_close(latent[0, 9], z[0, :, 2:4, 2:4].flatten())  # token (1, 1): (C, p, p)
-    decoded = codec.vae.decode(z / 0.3611 + 0.1159).sample / 2 + 0.5
-    torch.testing.assert_close(codec.decode(latent), decoded, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(codec.encode(image, noise=torch.randn(1, 4, 16, 16)), latent)
+    image, noise = torch.rand(2, 3, 32, 32), torch.randn(2, 4, 16, 16)
+    with torch.no_grad():
+        posterior = theirs.encode(image * 2 - 1).latent_dist
+        scale, shift = (0.3611, 0.1159) if flux else (0.18215, 0.0)
+        for given, z in ((None, posterior.mean), (noise, posterior.mean + posterior.std * noise)):
+            latent = codec.encode(image, noise=given)
+            z = (z - shift) * scale
+            for row, column in ((0, 0), (1, 1), (7, 2)):  # a token holds (C, p, p) of its place
+                place = z[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].flatten(1)
+                torch.testing.assert_close(latent[:, 8 * row + column], place, rtol=1e-5, atol=1e-6)
+            drawn = theirs.decode(z / scale + shift).sample / 2 + 0.5
+            torch.testing.assert_close(codec.decode(latent), drawn, rtol=1e-4, atol=1e-5)
+    assert (posterior.std > 0).all()
+    assert not torch.allclose(codec.encode(image, noise=noise), codec.encode(image), atol=1e-3)
+
+
+def test_vae_refusals(tmp_path):
+    flux = save_vae(tmp_path, flux=True)
     with pytest.raises(UserError, match="no AutoencoderKL can be read"):
-        build_codec(VAECodecRecipe(type="vae", path=flux_vae + "/nowhere"))
+        build_codec(VAECodecRecipe(type="vae", path=flux + "/nowhere"))
     with pytest.raises(UserError, match="image_size 30 is no multiple of 4"):
-        build_codec(VAECodecRecipe(type="vae", path=flux_vae, subfolder="vae", image_size=30))
+        build_codec(VAECodecRecipe(type="vae", path=flux, subfolder="vae", image_size=30))
