@@ -26,6 +26,15 @@ Guidance = Annotated[float, typer.Option("--guidance", min=0, help="Scale; 1 is 
 Interval = Annotated[
     tuple[float, float], typer.Option("--guidance-interval", metavar="LOW HIGH", help="Times t that are guided.")
 ]
+Channels = Annotated[
+    int | None, typer.Option("--guidance-channels", min=1, help="Guide the first so many latent channels only.")
+]
+Weak = Annotated[
+    str | None,
+    typer.Option(
+        "--weak", metavar="MODEL", help="AutoGuidance: guide by this weaker model instead of by no condition."
+    ),
+]
 Sampler = Annotated[str, typer.Option("--sampler", help="euler, heun or sde.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="At a time; changes the speed, not the result.")]
 
@@ -66,6 +75,8 @@ def sample(
     steps: Steps = 50,
     guidance: Guidance = 2.0,
     guidance_interval: Interval = (0.0, 1.0),
+    guidance_channels: Channels = None,
+    weak: Weak = None,
     sampler: Sampler = "euler",
     batch: Batch = 16,
     runtime: RuntimeType = "auto",
@@ -88,7 +99,9 @@ def sample(
         )
     may_replace(out)
     count = max(len(asked), len(numbers)) * each
-    recipe = sampling_recipe(sampler, steps, guidance, guidance_interval, min(batch, count))
+    recipe = sampling_recipe(
+        sampler, steps, guidance, guidance_interval, min(batch, count), channels=guidance_channels, weak=weak
+    )
     opened = load_image_model(model, "class" if numbers else "prompt")
     devices_opened = open_devices(runtime, devices, dtype)
     opened.place(devices_opened)
@@ -193,6 +206,8 @@ def score(
     steps: Steps = 25,
     guidance: Guidance = 2.0,
     guidance_interval: Interval = (0.0, 1.0),
+    guidance_channels: Channels = None,
+    weak: Weak = None,
     sampler: Sampler = "euler",
     batch: Batch = 60,
     runtime: RuntimeType = "auto",
@@ -211,7 +226,9 @@ def score(
     recipe = NanoBenchmarkRecipe(
         prompts_per_task=prompts_per_task,
         questions=questions,
-        sampling=sampling_recipe(sampler, steps, guidance, guidance_interval, batch),
+        sampling=sampling_recipe(
+            sampler, steps, guidance, guidance_interval, batch, channels=guidance_channels, weak=weak
+        ),
         seed=seed,
     )
     opened, devices_opened = open_model(model, runtime, devices, dtype)

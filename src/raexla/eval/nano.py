@@ -30,6 +30,7 @@ from raexla.sampling.draw import describe_model, may_replace
 from raexla.sampling.images import ImageSampler, SamplingRecipe
 from raexla.sampling.model import TextToImage
 from raexla.sampling.sheet import save_png, save_sheet, to_image, to_pixels
+from raexla.sampling.weak import open_weak
 
 SCORES = "scores.json"
 _SHOWN_PER_TASK = 8
@@ -145,7 +146,8 @@ class NanoBenchmark:
         }
 
     def _drawn(self, name: str, chosen: Sequence[NanoPrompt], sampling: SamplingRecipe, folder: Path) -> dict[str, Any]:
-        sampler = ImageSampler(self.model, self.runtime, sampling)
+        weak = open_weak(sampling, self.model, self.runtime)
+        sampler = ImageSampler(self.model, self.runtime, sampling, weak=weak)
         images = sampler.images([p.caption for p in chosen], self.recipe.seed, self.ticks(f"draw {name}", len(chosen)))
         protocol = {
             "sampler": sampling.sampler.model_dump(mode="json"),
@@ -153,6 +155,7 @@ class NanoBenchmark:
             "seed": self.recipe.seed,
             "batch_images": sampler.batch,
             "model_digest": self.model.digest,
+            "weak_digest": weak.digest if weak else None,
             "dtype": self._facts["dtype"],
         }
         return self._line(name, chosen, images, protocol, folder)

@@ -20,7 +20,7 @@ from raexla.nn.tables import reset_tables
 from raexla.recipe import ArtifactReference, Recipe, UserError
 from raexla.runtime.sharding import Table
 from raexla.sampling.base import ImageModel, WithWeights
-from raexla.sampling.codec import LATENT_FACTS, as_tensors, beside, load_weights, open_codec
+from raexla.sampling.codec import LATENT_FACTS, OpenCodec, as_tensors, beside, load_weights, open_codec
 
 CLASS_DESCRIPTION = "dit.json"
 
@@ -95,12 +95,15 @@ class ClassToImage(ImageModel):
         return f"class {request}"
 
 
-def load_class_model(path: Path, codec: CodecRecipe | None = None, where: str = "--model") -> ClassToImage:
+def load_class_model(
+    path: Path, codec: CodecRecipe | None = None, where: str = "--model", opened: OpenCodec | None = None
+) -> ClassToImage:
     """The model of an artifact of kind `dit`, on the CPU, ready to sample.
 
     Args:
         path: the artifact's directory.
         codec: replaces the codec that the artifact names, for instance to give it another decoder.
+        opened: an open codec, to be shared with another model instead of opening the artifact's own.
 
     Raises:
         UserError: not such an artifact, damaged, or its codec is not the one it was trained on.
@@ -112,8 +115,8 @@ def load_class_model(path: Path, codec: CodecRecipe | None = None, where: str = 
     except (OSError, ValidationError) as error:
         said = "; ".join(str(entry["msg"]) for entry in error.errors()) if isinstance(error, ValidationError) else error
         raise UserError(f"{where}: {file} can't be read: {said}") from error
-    recipe = recipe.model_copy(update={"codec": codec or beside(recipe.codec, path)})
-    opened = open_codec(recipe.codec, f"{where}: codec")
+    recipe = recipe.model_copy(update={"codec": opened.recipe if opened else codec or beside(recipe.codec, path)})
+    opened = opened or open_codec(recipe.codec, f"{where}: codec")
     for fact in LATENT_FACTS:
         artifact.require(fact, opened.facts[fact], where)
     shift = recipe.flow.factor(opened.codec.grid[0] * opened.codec.grid[1], opened.codec.channels)

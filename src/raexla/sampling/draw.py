@@ -9,13 +9,15 @@ from textwrap import shorten
 from typing import Any
 
 from raexla.checkpoint.files import directory_when_complete, sha256, write_json
-from raexla.flow.guidance import CFGRecipe, NoGuidance
+from raexla.flow.guidance import AutoGuidanceRecipe, CFGRecipe, NoGuidance
 from raexla.flow.samplers import EulerRecipe, HeunRecipe, SDERecipe
 from raexla.recipe import UserError
 from raexla.runtime import Runtime
 from raexla.sampling.base import ImageModel
 from raexla.sampling.images import ImageSampler, SamplingRecipe
+from raexla.sampling.model import find_model
 from raexla.sampling.sheet import save_png, save_sheet
+from raexla.sampling.weak import open_weak
 
 MANIFEST = "manifest.json"
 SHEET = "sheet.png"
@@ -38,12 +40,19 @@ def versions() -> dict[str, str]:
 
 
 def sampling_recipe(
-    sampler: str, steps: int, guidance: float, interval: tuple[float, float], batch_images: int
+    sampler: str,
+    steps: int,
+    guidance: float,
+    interval: tuple[float, float],
+    batch_images: int,
+    *,
+    channels: int | None = None,
+    weak: str | None = None,
 ) -> SamplingRecipe:
-    """The recipe that command-line options mean; a guidance scale of 1 is none.
+    """The recipe that command-line options mean; a guidance scale of 1 is none, a weaker model makes it AutoGuidance.
 
     Raises:
-        UserError: no such sampler, or values out of range.
+        UserError: no such sampler or weaker model, or values out of range.
     """
     if sampler not in SAMPLERS:
         raise UserError(f"--sampler: there is no {sampler!r}; choose one of {', '.join(SAMPLERS)}")
@@ -51,11 +60,15 @@ def sampling_recipe(
         raise UserError(f"--steps {steps}, --batch {batch_images}: must be at least 1")
     if guidance < 0 or interval[0] >= interval[1]:
         raise UserError(f"--guidance {guidance} in {interval}: the scale must be at least 0, the interval LOW < HIGH")
-    return SamplingRecipe(
-        sampler=SAMPLERS[sampler](steps=steps),
-        guidance=NoGuidance() if guidance == 1 else CFGRecipe(scale=guidance, interval=interval),
-        batch_images=batch_images,
-    )
+    chosen: NoGuidance | CFGRecipe | AutoGuidanceRecipe = NoGuidance()
+    if weak is not None:
+        if guidance == 1:
+            raise UserError("--weak: the scale --guidance 1 is no guidance; give another, for instance 1.5")
+        find_model(weak, "--weak")  # before the strong model's gigabytes are read
+        chosen = AutoGuidanceRecipe(scale=guidance, interval=interval, channels=channels, weak=weak)
+    elif guidance != 1:
+        chosen = CFGRecipe(scale=guidance, interval=interval, channels=channels)
+    return SamplingRecipe(sampler=SAMPLERS[sampler](steps=steps), guidance=chosen, batch_images=batch_images)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -146,8 +159,9 @@ def draw(
     """
     may_replace(out)
     repeated = [request for request in requests for _ in range(each)]
-    sampler = ImageSampler(model, runtime, recipe)
-    model.inputs(requests)  # all of them before the first is drawn
+    weak = open_weak(recipe, model, runtime)
+    sampler = ImageSampler(model, runtime, recipe, weak=weak)
+    sampler.inputs(requests)  # all of them before the first is drawn
     images = sampler.images(repeated, seed, tick)
     digits = max(4, len(str(len(repeated) - 1)))
     entries: list[dict[str, Any]] = []
@@ -173,6 +187,7 @@ def draw(
                 "sampling": recipe.model_dump(mode="json"),
                 "batch_images": sampler.batch,
                 **describe_model(model, runtime, dtype),
+                "weak_digest": weak.digest if weak else None,
                 "sheet": {"file": SHEET, "sha256": sha256(folder / SHEET)},
                 "images": entries,
             },
@@ -188,5 +203,6 @@ def summary(recipe: SamplingRecipe) -> str:
     else:
         low, high = guidance.interval
         within = "" if (low, high) == (0, 1) else f" for t in [{low:g}, {high:g}]"
-        said = f"{guidance.type} {guidance.scale:g}{within}"
+        first = f", first {guidance.channels} channels" if guidance.channels else ""
+        said = f"{guidance.type} {guidance.scale:g}{first}{within}"
     return f"{recipe.sampler.type}, {recipe.sampler.steps} steps, {said}"

@@ -46,7 +46,8 @@ class ImageSampler:
 
     Args:
         weights: replace `model.network`'s own (its moving average, say); names as in its `state_dict`.
-        weak: the weaker model of AutoGuidance, placed likewise.
+        weak: the weaker model of AutoGuidance, placed likewise (see `raexla.sampling.weak`). It reads requests in its
+            own way: its prompts may have another layout or length.
     """
 
     def __init__(
@@ -61,11 +62,8 @@ class ImageSampler:
         shards = runtime.batch_shards
         self.batch = -(-recipe.batch_images // shards) * shards
         self._strong = _Weighted(model, WithWeights(model.network, weights))
-        self._weak = _Weighted(weak, WithWeights(weak.network, None)) if weak is not None else None
-        if recipe.guidance.type == "autoguidance" and weak is None:
-            raise UserError("guidance.type is autoguidance, which needs the weaker model's artifact")
-        if recipe.guidance.type == "cfg" and model.dit.condition_dropout == 0:
-            raise UserError("guidance.type is cfg, but this model was trained without condition dropout")
+        self.weak = _needed(recipe, model, weak)
+        self._weak = _Weighted(self.weak, WithWeights(self.weak.network, None)) if self.weak is not None else None
         self.grid = make_grid(recipe.sampler, model.shift)
         self._condition = runtime.compile(self._condition_of)
         self._step = runtime.compile(self._step_of)
@@ -73,10 +71,12 @@ class ImageSampler:
         self._noise = runtime.compile(self._noise_of)
 
     def _condition_of(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        rows = {name: value[0] for name, value in inputs.items()}
+        def of(whose: str) -> dict[str, Tensor]:
+            return {name.removeprefix(whose): value[0] for name, value in inputs.items() if name.startswith(whose)}
+
         with torch.no_grad(), self.runtime.autocast():
-            strong = self._strong.condition(rows)
-            return strong, self._weak.condition(rows) if self._weak else strong
+            strong = self._strong.condition(of("strong/"))
+            return strong, self._weak.condition(of("weak/")) if self._weak else strong
 
     def _noise_of(self, rows: Tensor, step: Tensor, seed: int) -> Tensor:
         latent = (self.model.codec.grid[0] * self.model.codec.grid[1], self.model.codec.channels)
@@ -110,6 +110,17 @@ class ImageSampler:
         with torch.no_grad():
             return self.model.codec.decode(latent).clamp(0, 1)
 
+    def inputs(self, requests: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Arrays [n, ...] of n requests, `strong/...` and, with AutoGuidance, `weak/...`.
+
+        Raises:
+            UserError: a request that one of the two can't take.
+        """
+        arrays = {f"strong/{name}": value for name, value in self.model.inputs(requests).items()}
+        if self.weak is not None:
+            arrays |= {f"weak/{name}": value for name, value in self.weak.inputs(requests).items()}
+        return arrays
+
     def latents(self, requests: Sequence[Any], seed: int, first_row: int = 0) -> Tensor:
         """Latents [batch, N, C] of exactly one batch of requests, on the devices; picture i has the noise of row + i.
 
@@ -117,7 +128,7 @@ class ImageSampler:
             UserError: a request that the model can't take.
         """
         rows = np.arange(first_row, first_row + self.batch, dtype=np.int32)
-        inputs = self.runtime.put({**self.model.inputs(requests), "rows": rows})
+        inputs = self.runtime.put({**self.inputs(requests), "rows": rows})
         placed = inputs.pop("rows")
         condition, weak = self._condition(inputs)
         x = self._noise(placed, self.runtime.replicate(np.array(0, dtype=np.int32)), seed)
@@ -148,3 +159,22 @@ class ImageSampler:
             out.append(self.runtime.to_host(image)[: len(part)])
             tick(len(part))
         return np.concatenate(out)
+
+
+def _needed(recipe: SamplingRecipe, model: ImageModel, weak: ImageModel | None) -> ImageModel | None:
+    """The weaker model if guidance asks it, None otherwise; refuses guidance that this model can't have."""
+    guidance = recipe.guidance
+    if isinstance(guidance, NoGuidance) or guidance.scale == 1:
+        return None
+    if guidance.channels is not None and guidance.channels > model.codec.channels:
+        raise UserError(f"guidance.channels is {guidance.channels}, the latent has {model.codec.channels} channels")
+    if isinstance(guidance, CFGRecipe):
+        if model.dit.condition_dropout == 0:
+            raise UserError(
+                "guidance.type is cfg, but this model was trained without condition dropout: guide it by a weaker "
+                "model (autoguidance), or not at all (scale 1)"
+            )
+        return None
+    if weak is None:
+        raise UserError("guidance.type is autoguidance, which needs the weaker model's artifact")
+    return weak

@@ -26,7 +26,7 @@ from raexla.recipe import ArtifactReference, Recipe, UserError
 from raexla.runtime.sharding import Table, prefixed
 from raexla.sampling.base import ImageModel, WithWeights
 from raexla.sampling.classes import ClassToImage, load_class_model
-from raexla.sampling.codec import LATENT_FACTS, as_tensors, beside, load_weights, open_codec
+from raexla.sampling.codec import LATENT_FACTS, OpenCodec, as_tensors, beside, load_weights, open_codec
 
 DESCRIPTION = "model.json"
 NANO = "nano"
@@ -186,20 +186,23 @@ def load_image_model(name: str, asked_for_by: str, where: str = "--model") -> Te
         UserError: as `load_model`, or a model that is asked by something else.
     """
     path = find_model(name, where)
-    by_class = artifact_kind(path, where) == "dit"
-    if by_class and asked_for_by != "class":
+    kind = artifact_kind(path, where)
+    if kind == "dit" and asked_for_by == "prompt":
         raise UserError(f"{where}: {path} draws numbered classes, not prompts: give --classes, for instance 0,1,2")
-    if not by_class and asked_for_by == "class":
+    if kind == "model" and asked_for_by == "class":
         raise UserError(f"{where}: {path} draws prompts, not numbered classes: give --prompt TEXT instead of --classes")
-    return load_class_model(path, where=where) if by_class else load_model(path, where=where)
+    return load_class_model(path, where=where) if asked_for_by == "class" else load_model(path, where=where)
 
 
-def load_model(path: Path, codec: CodecRecipe | None = None, where: str = "--model") -> TextToImage:
+def load_model(
+    path: Path, codec: CodecRecipe | None = None, where: str = "--model", opened: OpenCodec | None = None
+) -> TextToImage:
     """The model of an artifact, on the CPU, ready to sample.
 
     Args:
         path: the artifact's directory, or a run directory that holds `artifact/`.
         codec: replaces the codec that the artifact names, for instance to give it another decoder.
+        opened: an open codec, to be shared with another model instead of opening the artifact's own.
 
     Raises:
         UserError: not a model, damaged, or its codec is not the one it was trained on.
@@ -214,10 +217,10 @@ def load_model(path: Path, codec: CodecRecipe | None = None, where: str = "--mod
     recipe = recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"llm": llm}),
-            "codec": codec or beside(recipe.codec, path),
+            "codec": opened.recipe if opened else codec or beside(recipe.codec, path),
         }
     )
-    opened = open_codec(recipe.codec, f"{where}: codec")
+    opened = opened or open_codec(recipe.codec, f"{where}: codec")
     for fact in LATENT_FACTS:
         artifact.require(fact, opened.facts[fact], where)
     with torch.device("meta"):

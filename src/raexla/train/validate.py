@@ -12,6 +12,7 @@ from raexla.data import DataRecipe, OrderRecipe, SourceRecipe, chat_rows, open_l
 from raexla.recipe import Recipe
 from raexla.sampling.images import ImageSampler, SamplingRecipe
 from raexla.sampling.sheet import save_sheet
+from raexla.sampling.weak import open_weak
 
 if TYPE_CHECKING:
     from raexla.train.pretrain import UnifiedTask
@@ -37,6 +38,10 @@ class TextToImageValidation:
     def __init__(self, task: "UnifiedTask", recipe: TextToImageEvalRecipe) -> None:
         self._task, self._recipe = task, recipe
         self._sampler: ImageSampler | None = None
+        self._weak = None
+        if recipe.prompts and _can_decode(task.model.codec):
+            where = "eval.sampling.guidance.weak"
+            self._weak = open_weak(recipe.sampling, task.model, task.runtime, where)
         self._arrays: list[dict[str, np.ndarray]] = []
         self._losses = task.runtime.compile(self._losses_of)
 
@@ -81,7 +86,9 @@ class TextToImageValidation:
                 totals[key] = totals.get(key, 0.0) + float(value) / self._recipe.batches
         if self._recipe.prompts and _can_decode(task.model.codec):
             if self._sampler is None:
-                self._sampler = ImageSampler(task.model, runtime, self._recipe.sampling, weights=task.weights())
+                self._sampler = ImageSampler(
+                    task.model, runtime, self._recipe.sampling, weights=task.weights(), weak=self._weak
+                )
             images = self._sampler.images(self._recipe.prompts, seed=0)
             if runtime.process_index == 0:
                 save_sheet(samples / f"step-{step:08d}.png", images, self._recipe.prompts)

@@ -1,4 +1,4 @@
-"""A whole text-to-image model of the production classes, random and tiny, saved as artifacts."""
+"""Whole models of the production classes, random and tiny, saved as artifacts: text- and class-conditional."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from raexla.data import ChatRecipe
 from raexla.flow.time import TimeRecipe
 from raexla.models.codecs import RAECodecRecipe
 from raexla.models.decoder import DecoderRecipe, ViTDecoder
-from raexla.models.dit import DiTRecipe
+from raexla.models.dit import DiTRecipe, LightningDiT, init_weights
+from raexla.models.dit.recipe import ClassConditioning
 from raexla.models.encoders import Siglip2Recipe
 from raexla.models.mllm import MLLMRecipe
 from raexla.recipe import ArtifactReference
+from raexla.sampling.classes import CLASS_DESCRIPTION, ClassToImageRecipe
 from raexla.sampling.codec import encoder_identity
 from raexla.sampling.model import TextToImageRecipe, UnifiedRecipe, assemble, describe
 
@@ -71,8 +73,18 @@ def save_decoder(folder: Path, encoder: str) -> str:
     return str(folder)
 
 
-def save_model(root: Path, *, length: int = 160, dropout: float = 0.1) -> Path:
-    """`root/{encoder,language,decoder,model}`; returns the model's folder."""
+def save_model(
+    root: Path,
+    *,
+    length: int = 160,
+    dropout: float = 0.1,
+    seed: int = 4,
+    system: str = "",
+    queries: int = 16,
+    dit: dict[str, Any] | None = None,
+) -> Path:
+    """`root/{encoder,language,decoder,model}`; returns the model's folder. `dit` replaces parts of its recipe."""
+    sizes = {"width": 32, "depth": 2, "heads": 2, "condition_dropout": dropout} | (dit or {})
     encoder = save_encoder(root / "encoder")
     recipe = TextToImageRecipe(
         codec=RAECodecRecipe(
@@ -81,14 +93,14 @@ def save_model(root: Path, *, length: int = 160, dropout: float = 0.1) -> Path:
             weights=ArtifactReference(path=save_decoder(root / "decoder", encoder)),
         ),
         model=UnifiedRecipe(
-            llm=MLLMRecipe(path=save_language(root / "language"), queries=16),
-            dit=DiTRecipe(type="lightning", width=32, depth=2, heads=2, condition_dropout=dropout),
+            llm=MLLMRecipe(path=save_language(root / "language"), queries=queries),
+            dit=DiTRecipe.model_validate(sizes),
         ),
-        chat=ChatRecipe(length=length, system=""),
+        chat=ChatRecipe(length=length, system=system),
         flow=TimeRecipe(shift=2.0),
     )
     model = assemble(recipe, seed=0)
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(seed)
     state: dict[str, Any] = {}
     for name, value in model.unified.state_dict().items():
         fresh = name.startswith(("dit.", "mllm.connector", "mllm.projector"))
@@ -96,3 +108,26 @@ def save_model(root: Path, *, length: int = 160, dropout: float = 0.1) -> Path:
     weights = {name: value.detach().numpy() for name, value in state.items()}
     write_artifact(root / "model", "model", weights, model.facts(), {"step": 7}, describe(model))
     return root / "model"
+
+
+def save_class_model(root: Path, *, classes: int = 5, seed: int = 4, **changes: Any) -> Path:
+    """`root/{encoder,decoder,classes}`: a class-conditional DiT on the same codec; returns the model's folder."""
+    encoder = save_encoder(root / "encoder")
+    codec = RAECodecRecipe(
+        type="rae",
+        encoder=Siglip2Recipe(type="siglip2", path=encoder),
+        weights=ArtifactReference(path=save_decoder(root / "decoder", encoder)),
+    )
+    dit = DiTRecipe(width=32, depth=2, heads=2, conditioning=ClassConditioning(num_classes=classes), **changes)
+    recipe = ClassToImageRecipe(dit=dit, codec=codec, flow=TimeRecipe(shift=2.0), num_classes=classes)
+    model = LightningDiT(dit, (4, 4), 24)
+    init_weights(model, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: value.numpy() if name == "t_embedder.W" else (torch.randn(value.shape, generator=generator) * 0.2).numpy()
+        for name, value in model.state_dict().items()
+    }
+    facts = {"encoder": encoder_identity(encoder), "grid": [4, 4], "channels": 24, "statistics": None, "shift": 2.0}
+    extra = {CLASS_DESCRIPTION: recipe.model_dump_json().encode()}
+    write_artifact(root / "classes", "dit", weights, facts, {}, extra)
+    return root / "classes"
