@@ -1,0 +1,39 @@
+"""What MFU divides by against PyTorch's own count of a real step, forward and backward."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from raexla.models.flops import encoder_work
+from raexla.train.decoder import DecoderTask
+from tests import stages
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("world")
+    made = stages.world(root)
+    made["model"] = str(stages.save_model(made, root / "start"))
+    return made
+
+
+def ratio(recipe: dict[str, Any]) -> float:
+    """Counted / claimed FLOPs of a step; to the decoder's claim is added what its perceptual distance costs."""
+    task, runtime = stages.open_stage(recipe)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        stages.run_steps(task, runtime, 1)
+    claimed = task.flops_per_step()
+    if isinstance(task, DecoderTask):  # features of the real image; of the drawn one, and back through them
+        claimed += 2.0 * task.batch_images * 3.0 * encoder_work(task.codec.encoder).total
+    return counter.get_total_flops() / claimed
+
+
+# the first layers have no gradient of their input to compute, so that a whole step is a little less than three forwards
+@pytest.mark.parametrize("stage", ["language", "pretrain", "finetune", "decoder"])
+def test_a_step_is_what_mfu_says(stage: str, made: dict[str, str], tmp_path: Path) -> None:
+    start = (made["model"],) if stage == "finetune" else ()
+    found = ratio(getattr(stages, stage)(made, tmp_path, *start))
+    assert 0.9 < found < 1.01, found
