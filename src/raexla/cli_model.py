@@ -36,6 +36,12 @@ Weak = Annotated[
     ),
 ]
 Sampler = Annotated[str, typer.Option("--sampler", help="euler, heun or sde.")]
+Grid = Annotated[
+    Literal["shifted", "scale_rae", "rae"],
+    typer.Option(
+        "--grid", help="shifted: from exactly t = 1 to 0; the others as the papers' released code, euler only."
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="At a time; changes the speed, not the result.")]
 
 
@@ -78,6 +84,7 @@ def sample(
     guidance_channels: Channels = None,
     weak: Weak = None,
     sampler: Sampler = "euler",
+    grid: Grid = "shifted",
     batch: Batch = 16,
     runtime: RuntimeType = "auto",
     devices: Devices = None,
@@ -100,7 +107,7 @@ def sample(
     may_replace(out)
     count = max(len(asked), len(numbers)) * each
     recipe = sampling_recipe(
-        sampler, steps, guidance, guidance_interval, min(batch, count), channels=guidance_channels, weak=weak
+        sampler, steps, guidance, guidance_interval, min(batch, count), channels=guidance_channels, weak=weak, grid=grid
     )
     opened = load_image_model(model, "class" if numbers else "prompt")
     devices_opened = open_devices(runtime, devices, dtype)
@@ -156,7 +163,7 @@ def understand(
 def reconstruct(
     pictures: Annotated[
         list[str],
-        typer.Argument(metavar="PICTURES...", help="Files, folders of pictures, folders of shards (or URLs)."),
+        typer.Argument(metavar="PICTURES", help="Files, folders of pictures, folders of shards (or URLs)."),
     ],
     codec: Annotated[str, typer.Option("--codec", help="A run, an artifact, `nano`, or a YAML file with `codec:`.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures and numbers.")] = Path("reconstruct"),

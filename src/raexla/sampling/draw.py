@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, Literal
 
 from raexla.checkpoint.files import directory_when_complete, sha256, write_json
 from raexla.flow.guidance import AutoGuidanceRecipe, CFGRecipe, NoGuidance
@@ -48,6 +48,7 @@ def sampling_recipe(
     *,
     channels: int | None = None,
     weak: str | None = None,
+    grid: Literal["shifted", "scale_rae", "rae"] = "shifted",
 ) -> SamplingRecipe:
     """The recipe that command-line options mean; a guidance scale of 1 is none, a weaker model makes it AutoGuidance.
 
@@ -68,7 +69,14 @@ def sampling_recipe(
         chosen = AutoGuidanceRecipe(scale=guidance, interval=interval, channels=channels, weak=weak)
     elif guidance != 1:
         chosen = CFGRecipe(scale=guidance, interval=interval, channels=channels)
-    return SamplingRecipe(sampler=SAMPLERS[sampler](steps=steps), guidance=chosen, batch_images=batch_images)
+    if grid != "shifted" and sampler != "euler":
+        raise UserError(
+            f"--grid {grid} is one of the euler sampler's, --sampler is {sampler}: leave one of the two out"
+        )
+    if grid != "shifted" and steps < 3:
+        raise UserError(f"--grid {grid} needs at least 3 steps, --steps is {steps}")
+    drawn_by = EulerRecipe(steps=steps, grid=grid) if sampler == "euler" else SAMPLERS[sampler](steps=steps)
+    return SamplingRecipe(sampler=drawn_by, guidance=chosen, batch_images=batch_images)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -205,4 +213,6 @@ def summary(recipe: SamplingRecipe) -> str:
         within = "" if (low, high) == (0, 1) else f" for t in [{low:g}, {high:g}]"
         first = f", first {guidance.channels} channels" if guidance.channels else ""
         said = f"{guidance.type} {guidance.scale:g}{first}{within}"
-    return f"{recipe.sampler.type}, {recipe.sampler.steps} steps, {said}"
+    sampler = recipe.sampler
+    grid = f" on the {sampler.grid} grid" if isinstance(sampler, EulerRecipe) and sampler.grid != "shifted" else ""
+    return f"{sampler.type}, {sampler.steps} steps{grid}, {said}"

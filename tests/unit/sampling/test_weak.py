@@ -12,11 +12,12 @@ from raexla import cli
 from raexla.checkpoint import write_artifact
 from raexla.flow import guidance
 from raexla.flow.guidance import AutoGuidanceRecipe, CFGRecipe
-from raexla.flow.samplers import EulerRecipe, shifted_grid
+from raexla.flow.samplers import EulerRecipe, released_grid, shifted_grid
 from raexla.models.dit import LightningDiT
 from raexla.recipe import UserError
 from raexla.runtime import EagerRecipe, open_runtime
 from raexla.sampling.classes import CLASS_DESCRIPTION, ClassToImageRecipe, load_class_model
+from raexla.sampling.draw import sampling_recipe, summary
 from raexla.sampling.images import ImageSampler, SamplingRecipe
 from raexla.sampling.model import load_model
 from raexla.sampling.weak import load_weak, open_weak
@@ -142,6 +143,14 @@ def test_sample_guides_by_a_weaker_model(folder, weak_folder, model, weak, tmp_p
     assert (manifest["model_digest"], manifest["weak_digest"]) == (model.digest, weak.digest)
 
 
+def test_the_released_grids_can_be_asked_for(model, runtime):
+    asked = sampling_recipe("euler", 50, 1.0, (0.0, 1.0), 2, grid="scale_rae")
+    assert summary(asked) == "euler, 50 steps on the scale_rae grid, no guidance"
+    sampler = ImageSampler(model, runtime, asked)
+    assert torch.equal(sampler.grid, released_grid("scale_rae", 50, model.shift))
+    assert len(sampler.grid) == 49
+
+
 def save_class_model(root: Path, source, *, classes: int = 5, seed: int = 0, depth: int = 1) -> Path:
     """A class-conditional model on the codec of the text-to-image model `source`."""
     dit = {"width": 32, "depth": depth, "heads": 2, "conditioning": {"type": "class", "num_classes": classes}}
@@ -193,6 +202,8 @@ def test_what_does_not_fit_is_refused(folder, weak_folder, model, runtime, tmp_p
         (["--weak", str(classes)], "draws numbered classes, the model that it should guide draws prompts"),
         (["--weak", str(weak_folder), "--guidance", "1"], "--weak: the scale --guidance 1 is no guidance"),
         (["--weak", str(short), "--prompt", "long " * 14], "prompt too long ("),
+        (["--grid", "rae", "--sampler", "heun"], "--grid rae is one of the euler sampler's, --sampler is heun"),
+        (["--grid", "rae"], "--grid rae needs at least 3 steps, --steps is 2"),
         (["--guidance-channels", "25"], "guidance.channels is 25, the latent has 24 channels"),
     ]
     capsys.readouterr()  # of making the models

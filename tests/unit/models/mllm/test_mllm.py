@@ -1,11 +1,16 @@
 """The MLLM on a Qwen2 folder saved by transformers itself, against transformers' own forward."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from raexla.data import ChatTokenizer
 from raexla.models.dit import DiTRecipe, LightningDiT
 from raexla.models.mllm import (
     MLLMRecipe,
@@ -88,6 +93,29 @@ def test_added_tokens_start_at_the_mean(loaded, tmp_path):
     path = save_llm(tmp_path / "small", tied=True, rows=14)
     grown = load_mllm(MLLMRecipe(path=path, queries=4), load_tokenizer(path), 24, 40)
     assert grown.llm.embed_tokens.weight.shape == (16, 32)
+
+
+def test_data_and_model_agree_on_every_id(tmp_path):
+    """The tokenizer file that the repository ships, whole and without the two image tokens, read by the data pipeline
+    and by the model; Qwen2.5's own ids 151665 and 151666 come about the same way: after the last one."""
+    shipped = Path(__file__).parents[4] / "recipes" / "nano" / "artifacts" / "language"
+    texts = ["two red circles left of a blue square", "Here you go:\n", "ünïcode 漢字"]
+    for bare in (False, True):
+        folder = tmp_path / str(bare)
+        shutil.copytree(shipped, folder)
+        raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if bare:
+            marks = {"<im_start>", "<im_end>"}
+            raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] not in marks]
+            raw["model"]["vocab"] = {t: i for t, i in raw["model"]["vocab"].items() if t not in marks}
+            (folder / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
+        ours, data = load_tokenizer(str(folder)), ChatTokenizer.load(folder)
+        assert (ours.size, ours.image_start, ours.image_end) == (data.size, data.image_start, data.image_end)
+        assert bool(ours.added) is bare
+        if bare:
+            assert ours.added == (ours.size - 2, ours.size - 1) == (data.image_start, data.image_end)
+        for text in texts:
+            assert ours.tokenizer.encode(text, add_special_tokens=False) == list(data.encode(text))
 
 
 def test_tokens_that_the_folder_knows_keep_their_rows(tmp_path):
