@@ -59,16 +59,9 @@ def _of_artifact(path: Path, where: str) -> CodecRecipe:
         needed = ", ".join((*_TRAINED, *_DESCRIBED))
         raise UserError(f"{where}: {path} is an artifact of kind {kind}; one of these is needed: {needed}")
     meta = read_json(path / MANIFEST).get("meta") or {}
-    said = meta if "codec" in meta else meta.get("recipe") or _of_imported(meta)
+    said = meta if "codec" in meta else meta.get("recipe") or {}
     recipe = beside(_codec_of(said, path / MANIFEST, where), path)
     return recipe.model_copy(update={"weights": ArtifactReference(path=str(path))})
-
-
-def _of_imported(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """An imported decoder's codec, from the encoder that was named when it was imported."""
-    if "encoder_path" not in meta:
-        return {}
-    return {"codec": {"type": "rae", "encoder": {"type": meta.get("encoder_type"), "path": meta["encoder_path"]}}}
 
 
 def _codec_of(description: Mapping[str, Any], file: Path, where: str) -> CodecRecipe:

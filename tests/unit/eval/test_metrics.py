@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from raexla.eval.metrics import psnr, ssim
+from raexla.eval.reconstruct import measure
 
 
 def pair() -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +29,20 @@ def test_ssim_has_the_reference_implementations_value():
     # use_sample_covariance=False, data_range=1)
     expected = 0.695673500
     assert ssim(first[None], second[None])[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_8_bit_pictures_have_the_reference_implementations_values():
+    """What `raexla reconstruct` measures: values rounded to 8 bits. skimage 0.26.0, structural_similarity as above and
+    peak_signal_noise_ratio(first, second, data_range=1)."""
+    first, second = (np.rint(image * 255).astype(np.uint8) for image in pair())
+    found = measure(*(np.moveaxis(image, 0, -1)[None] for image in (first, second)))
+    assert found["ssim"][0] == pytest.approx(0.6953082096985032, abs=1e-9)
+    assert found["psnr"][0] == pytest.approx(23.044019747901167, abs=1e-9)
+    rng = np.random.default_rng(7)
+    noisy = rng.integers(0, 256, (3, 48, 48), dtype=np.uint8) / 255.0
+    other = np.rint(np.clip(noisy * 0.9 + 0.05 + rng.normal(0, 0.03, noisy.shape), 0, 1) * 255) / 255
+    assert ssim(noisy[None], other[None])[0] == pytest.approx(0.9879871224447251, abs=1e-9)
+    assert psnr(noisy[None], other[None])[0] == pytest.approx(27.632512787101533, abs=1e-9)
 
 
 def test_ssim_by_hand():

@@ -7,11 +7,13 @@ import numpy as np
 
 from raexla.runtime import XlaRecipe, open_runtime
 from raexla.sampling.answers import Answerer, AnsweringRecipe
+from raexla.sampling.classes import load_class_model
 from raexla.sampling.draw import sampling_recipe
 from raexla.sampling.images import ImageSampler
 from raexla.sampling.model import load_model
 
 QUESTIONS = ["What colour?", "How many red circles are there?", "Is it?", "What is in the top left?", "Why?"]
+CLASSES = [0, 4, 2]
 PROMPTS = ["a red circle", "two blue squares", "a ring left of a cross"]
 
 
@@ -36,5 +38,17 @@ def pictures_on_xla(folder: str) -> list[Any]:
     images = sampler.images(PROMPTS, seed=5)
     before = runtime.counters()
     sampler.images(PROMPTS[::-1], seed=5, first_row=7)
+    after = runtime.counters()
+    return [images.tolist(), after.compilations - before.compilations, after.fallbacks]
+
+
+def classes_on_xla(folder: str) -> list[Any]:
+    """Guided pictures of classes on two devices; compilations and fallbacks of a second call."""
+    model, runtime = load_class_model(Path(folder)), open_runtime(XlaRecipe(platform="cpu", devices=2))
+    model.place(runtime)
+    sampler = ImageSampler(model, runtime, sampling_recipe("euler", 4, 3.0, (0.1, 0.9), 2))
+    images = sampler.images(CLASSES, seed=5)
+    before = runtime.counters()
+    sampler.images(CLASSES[::-1], seed=5, first_row=7)
     after = runtime.counters()
     return [images.tolist(), after.compilations - before.compilations, after.fallbacks]
