@@ -13,17 +13,16 @@ from raexla.checkpoint import write_artifact
 from raexla.flow import guidance
 from raexla.flow.guidance import AutoGuidanceRecipe, CFGRecipe
 from raexla.flow.samplers import EulerRecipe, released_grid, shifted_grid
-from raexla.models.dit import LightningDiT
 from raexla.recipe import UserError
 from raexla.runtime import EagerRecipe, open_runtime
-from raexla.sampling.classes import CLASS_DESCRIPTION, ClassToImageRecipe, load_class_model
+from raexla.sampling.classes import load_class_model
 from raexla.sampling.draw import sampling_recipe, summary
 from raexla.sampling.images import ImageSampler, SamplingRecipe
 from raexla.sampling.model import load_model
 from raexla.sampling.weak import load_weak, open_weak
-from tests.unit.sampling.tiny import save_model
+from tests.unit.sampling.tiny import save_class_model, save_model
+from tests.unit.sampling.weak_on_xla import PROMPTS, autoguided, guided_on_xla
 
-PROMPTS = ["a red circle", "two blue squares"]
 STEPS, SCALE, INTERVAL = 4, 2.5, (0.5, 0.9)  # the shifted grid of 4 steps: t = 1, 0.857, 0.667, 0.4
 # another size, patch, number of queries, prompt layout and length than the strong model's
 WEAK = {"length": 200, "system": "x", "queries": 4, "seed": 9}
@@ -151,37 +150,27 @@ def test_the_released_grids_can_be_asked_for(model, runtime):
     assert len(sampler.grid) == 49
 
 
-def save_class_model(root: Path, source, *, classes: int = 5, seed: int = 0, depth: int = 1) -> Path:
-    """A class-conditional model on the codec of the text-to-image model `source`."""
-    dit = {"width": 32, "depth": depth, "heads": 2, "conditioning": {"type": "class", "num_classes": classes}}
-    codec = source.opened.recipe.model_dump(mode="json")
-    described = ClassToImageRecipe.model_validate({"dit": dit, "codec": codec, "num_classes": classes})
-    network = LightningDiT(described.dit, source.codec.grid, source.codec.channels)
-    generator = torch.Generator().manual_seed(seed)
-    state = {name: torch.randn(v.shape, generator=generator) * 0.2 for name, v in network.state_dict().items()}
-    tokens = source.codec.grid[0] * source.codec.grid[1]
-    facts = {**source.opened.facts, "shift": described.flow.factor(tokens, source.codec.channels)}
-    weights = {name: value.numpy() for name, value in state.items()}
-    extra = {CLASS_DESCRIPTION: described.model_dump_json().encode()}
-    write_artifact(root / "classes", "dit", weights, facts, {}, extra)
-    return root / "classes"
-
-
-def test_a_class_model_guides_a_class_model(model, runtime, tmp_path):
-    strong = load_class_model(save_class_model(tmp_path / "strong", model, depth=2))
-    small = save_class_model(tmp_path / "small", model, seed=1)
-    asked = recipe(small, interval=(0.0, 1.0))
+def test_a_class_model_guides_a_class_model(runtime, tmp_path):
+    strong = load_class_model(save_class_model(tmp_path / "strong"))
+    asked = recipe(save_class_model(tmp_path / "weak", seed=9), interval=(0.0, 1.0))
     sampler = ImageSampler(strong, runtime, asked, weak=open_weak(asked, strong, runtime))
     plain = ImageSampler(strong, runtime, SamplingRecipe(sampler=EulerRecipe(steps=STEPS), batch_images=2))
     assert np.abs(sampler.images([0, 3], seed=5) - plain.images([0, 3], seed=5)).max() > 0.02
-    other = save_class_model(tmp_path / "other", model, classes=7)
+    other = save_class_model(tmp_path / "other", classes=7)
     with pytest.raises(UserError, match="classes has 7 classes, the model that it should guide has 5"):
         load_weak(str(other), strong)
 
 
+def test_xla_gives_the_same_and_compiles_once(in_process, folder, weak_folder, model, weak, runtime):
+    pictures, compilations, fallbacks = in_process(guided_on_xla, str(folder), str(weak_folder))
+    expected = ImageSampler(model, runtime, autoguided(str(weak_folder)), weak=weak).images(PROMPTS, seed=5)
+    np.testing.assert_allclose(np.array(pictures), expected, atol=1e-4)
+    assert (compilations, fallbacks) == (0, {})
+
+
 def test_what_does_not_fit_is_refused(folder, weak_folder, model, runtime, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    classes = save_class_model(tmp_path, model)
+    classes = save_class_model(tmp_path / "classes")
     other = tmp_path / "other"
     write_artifact(other, "model", {}, {**model.facts(), "channels": 48, "encoder": "f" * 64}, {})
     short = save_model(tmp_path / "short", length=90, seed=8)
