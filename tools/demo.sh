@@ -17,17 +17,19 @@ case "${1:-}" in
 esac
 keep=${2:-}
 [[ -z "$keep" || "$keep" == --keep ]] || { echo "usage: tools/demo.sh [--long [--keep]]" >&2; exit 2; }
+sampler=(--steps 16 --guidance 2 --guidance-interval 0.3 1.0 --devices 4)
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; "$@"; }
 
-step raexla shards nano --out data/nano
+step raexla shards nano --out data/nano --split decoder --split pretrain --split finetune --split understanding \
+  --split validation
 
 step raexla train $recipes/decoder.yaml  --out $runs/decoder
 step raexla train $recipes/pretrain.yaml --out $runs/pretrain
 step raexla train $recipes/finetune.yaml --out $runs/finetune
 
-step raexla sample --model $runs/finetune --prompts tools/demo-prompts.txt --per-prompt 4 --steps 25 --devices 4 \
+step raexla sample --model $runs/finetune --prompts tools/demo-prompts.txt --per-prompt 4 "${sampler[@]}" \
   --out $runs/samples
-step raexla score  --model $runs/finetune --steps 25 --devices 4 --out $runs/score
+step raexla score  --model $runs/finetune "${sampler[@]}" --out $runs/score
 
 step raexla report $runs --title "raexla on the nano world: from shards to pictures"
 
