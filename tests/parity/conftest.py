@@ -1,6 +1,8 @@
-"""Reads the fixtures taken from the official modules, and holds the acceptance rule that goes with them."""
+"""Reads the fixtures taken from the official modules, and hands out the tool that judges them."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "parity"
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 class OfficialCase:
@@ -39,3 +42,11 @@ class OfficialCase:
 def official() -> type[OfficialCase]:
     """`official("rae_decoder_patch16")` reads that fixture."""
     return OfficialCase
+
+
+@pytest.fixture(scope="session")
+def tool() -> Any:
+    """The module `tools/parity.py`."""
+    if str(TOOLS) not in sys.path:
+        sys.path.insert(0, str(TOOLS))
+    return importlib.import_module("parity")

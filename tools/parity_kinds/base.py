@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from parity_kinds.case import Case
 from parity_kinds.rules import ELEMENT_WISE, GRADIENT, OUTPUT, Rule
 
+Gradients = dict[str, Tensor]
+"""By official key."""
+
 
 class Runner:
     """Base of the kinds. `__init__` builds on the CPU; what comes after it runs on the device, traced as a whole.
@@ -30,10 +33,9 @@ class Runner:
         """Ours for `output/name`; None if there is no counterpart here."""
         raise NotImplementedError
 
-    def gradient(self, name: str) -> Tensor | None:
-        """Ours for `grad/name`, by official key."""
-        del name
-        return None
+    def gradients(self) -> Gradients:
+        """Ours for all of the fixture's `grad/` tensors; those without a counterpart here are left out."""
+        return {}
 
     def derived(self, name: str) -> Tensor | None:
         """Ours for `derived/name`."""
@@ -68,16 +70,17 @@ def planes(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return x.transpose(1, 2).unflatten(2, grid)
 
 
-def gradient_of(
-    loss: Tensor, module: nn.Module, names: Mapping[str, str], key: str, shape: torch.Size
-) -> Tensor | None:
-    """d loss / d (official key), in the official shape; None if no parameter of ours has that key.
+def gradients_of(loss: Tensor, module: nn.Module, names: Mapping[str, str], like: Mapping[str, Tensor]) -> Gradients:
+    """d loss / d (official key) for the keys of `like`, in its shapes; keys that no parameter of ours has are left out.
 
     `names`: official key -> ours.
     """
     parameters = dict(module.named_parameters())
-    if names.get(key) not in parameters:
-        return None
-    parameter = parameters[names[key]]
-    (found,) = torch.autograd.grad(loss, [parameter], retain_graph=True, allow_unused=True)
-    return (torch.zeros_like(parameter) if found is None else found).reshape(shape)
+    known = {key: parameters[names[key]] for key in like if names.get(key) in parameters}
+    if not known:
+        return {}
+    found = torch.autograd.grad(loss, list(known.values()), retain_graph=True, allow_unused=True)
+    return {
+        key: (torch.zeros_like(parameter) if gradient is None else gradient).reshape(like[key].shape)
+        for (key, parameter), gradient in zip(known.items(), found, strict=True)
+    }

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 
 from torch import Tensor
-from transformers import Dinov2Config, Dinov2Model
 
 from parity_kinds.base import Runner, planes, tokens
 from parity_kinds.case import Case, Config
@@ -104,6 +103,8 @@ class LatentNorm(Runner):
     """`rae_latent_norm`: RAE's encode and decode around given encoder tokens."""
 
     def __init__(self, case: Case) -> None:
+        from transformers import Dinov2Config, Dinov2Model  # slow to import
+
         super().__init__(case)
         config = case.config
         _, channels, *grid = case.shape("input/latent")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from parity_kinds.base import Runner, gradient_of, planes, tokens
+from parity_kinds.base import Gradients, Runner, gradients_of, planes, tokens
 from parity_kinds.case import Case, Config
 from raexla.flow.guidance import guide
 from raexla.models.dit import DiTRecipe, LightningDiT
@@ -112,14 +112,16 @@ class _DiT(Runner):
         """Our tokens as the official [B, C, h, w]."""
         return planes(x, self.grid)
 
-    def gradient(self, name: str) -> Tensor | None:
-        theirs = self.case.tensors[f"grad/{name}"].shape
-        names = key_map(self.model.recipe, self.layout)
-        loss = self.once(("loss", name == NULL), lambda: self.loss(name).square().mean())
-        return gradient_of(loss, self.model, names, name, theirs)
+    def gradients(self) -> Gradients:
+        return self.gradients_at(self.velocity("t_0"), set(self.case.part("grad")))
 
-    def loss(self, key: str) -> Tensor:
-        """The velocity whose mean square is differentiated with respect to `key`."""
+    def gradients_at(self, velocity: Tensor, keys: set[str]) -> Gradients:
+        """Of the mean square of `velocity` with respect to official `keys`."""
+        like = {key: value for key, value in self.case.part("grad").items() if key in keys}
+        return gradients_of(velocity.square().mean(), self.model, key_map(self.model.recipe, self.layout), like)
+
+    def velocity(self, time: str) -> Tensor:
+        """[B, N, C] at the input of this name."""
         raise NotImplementedError
 
 
@@ -163,8 +165,10 @@ class ScaleRAEDiT(_DiT):
             return self.planes(self.velocity(f"t_{found[1]}"))
         return None
 
-    def loss(self, key: str) -> Tensor:
-        return self.velocity("t_0", "drop_all" if key == NULL else None)
+    def gradients(self) -> Gradients:
+        keys = set(self.case.part("grad"))  # the null condition's is that of the unconditional velocity
+        ours = self.gradients_at(self.velocity("t_0"), keys - {NULL})
+        return ours | (self.gradients_at(self.velocity("t_0", "drop_all"), {NULL}) if NULL in keys else {})
 
 
 class RAEDiT(_DiT):
@@ -223,9 +227,6 @@ class RAEDiT(_DiT):
             if self.has(found[2]) and not (found[1] and self.guide is None):
                 return self.planes(self.velocity(found[2], "guide" if found[1] else "model"))
         return None
-
-    def loss(self, key: str) -> Tensor:
-        return self.velocity("t_0")
 
 
 class RAELightningDiT(RAEDiT):

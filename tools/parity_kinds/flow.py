@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from parity_kinds.base import Runner, gradient_of, planes, tokens
+from parity_kinds.base import Gradients, Runner, gradients_of, planes, tokens
 from parity_kinds.case import Case, Config
 from parity_kinds.dit import build
 from parity_kinds.rules import ELEMENT_WISE, GRADIENT, INVERSE_NORMAL, OUTPUT, Rule
@@ -109,13 +109,12 @@ class ScaleRAETraining(Runner):
             return planes(velocity, self.grid)
         return flow_loss(velocity, velocity_target(x, noise)) if what == "loss" else None
 
-    def gradient(self, name: str) -> Tensor | None:
+    def gradients(self) -> Gradients:
         if self.model is None:
-            return None
+            return {}
         loss = self._full("loss")
         assert loss is not None
-        names = key_map(self.model.recipe, "scale_rae")
-        return gradient_of(loss.mean(), self.model, names, name, self.case.tensors[f"grad/{name}"].shape)
+        return gradients_of(loss.mean(), self.model, key_map(self.model.recipe, "scale_rae"), self.case.part("grad"))
 
 
 class _Field:

@@ -1,13 +1,14 @@
 """Running one fixture: build, place, compute every tensor of the file as one program, judge."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from parity_kinds.case import COMPARED, Case
-from parity_kinds.rules import Row, judge
-from parity_kinds.table import KINDS
+from parity_kinds.rules import ELEMENT_WISE, Row, Rule, judge
+from parity_kinds.table import runner_of
 from raexla.runtime import Runtime
 
 
@@ -18,11 +19,13 @@ class Outcome:
     Attributes:
         rows: one for each tensor that is compared, and one for each that should have been.
         notes: what a reader should know that is no failure.
+        seconds: from building the modules to the last number.
     """
 
     case: Case
     rows: list[Row]
     notes: list[str]
+    seconds: float
 
     @property
     def ok(self) -> bool:
@@ -30,20 +33,27 @@ class Outcome:
         return bool(self.rows) and all(row.ok for row in self.rows)
 
 
-def run_case(case: Case, runtime: Runtime) -> Outcome:
+def run_case(case: Case, runtime: Runtime, relative: float = ELEMENT_WISE.factor) -> Outcome:
     """Run the fixture on `runtime`.
+
+    Args:
+        case: the fixture.
+        runtime: where.
+        relative: what element-wise kinds are allowed.
 
     Raises:
         UserError: its weights don't fit its config, or the config asks for something that isn't supported.
     """
-    runner = KINDS[case.kind](case)
+    started = time.monotonic()
+    runner = runner_of(case.kind)(case)
     for module in runner.modules:
         runtime.place(module)
     runner.inputs = {name: runtime.replicate(value.numpy()) for name, value in runner.inputs.items()}
     wanted = sorted(name for name in case.tensors if name.partition("/")[0] in COMPARED)
-    answers = {"output": runner.output, "grad": runner.gradient, "derived": runner.derived}
 
     def compute() -> dict[str, Tensor | None]:
+        gradients = runner.gradients() if any(name.startswith("grad/") for name in wanted) else {}
+        answers = {"output": runner.output, "grad": gradients.get, "derived": runner.derived}
         ours: dict[str, Tensor | None] = {}
         for name in wanted:
             part, _, rest = name.partition("/")
@@ -59,7 +69,14 @@ def run_case(case: Case, runtime: Runtime) -> Outcome:
             rows.append(Row(name, f"not compared: {case.kind} has no counterpart for it here"))
             continue
         part, _, rest = name.partition("/")
-        rows.append(judge(name, torch.from_numpy(runtime.to_host(value)), case.tensors[name], runner.rule(part, rest)))
+        rows.append(
+            judge(
+                name,
+                torch.from_numpy(runtime.to_host(value)),
+                case.tensors[name],
+                _scaled(runner.rule(part, rest), relative),
+            )
+        )
     rows += [
         Row(name, "is listed in the JSON, but not in the file")
         for name in sorted(case.listed - case.tensors.keys())
@@ -72,4 +89,9 @@ def run_case(case: Case, runtime: Runtime) -> Outcome:
     ]
     unasked = case.config.unasked()
     notes = [f"config fields without a meaning here: {', '.join(unasked)}"] if unasked else []
-    return Outcome(case, rows, notes)
+    return Outcome(case, rows, notes, time.monotonic() - started)
+
+
+def _scaled(rule: Rule, relative: float) -> Rule:
+    """An element-wise rule with another tolerance, its proportions kept; others as they are."""
+    return replace(rule, factor=rule.factor * relative / ELEMENT_WISE.factor) if rule.element_wise else rule

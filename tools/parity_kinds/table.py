@@ -1,31 +1,36 @@
-"""Which class answers for which kind."""
+"""Which class answers for which kind; imported when a fixture of the kind turns up (transformers takes its time)."""
+
+from importlib import import_module
 
 from parity_kinds.base import Runner
-from parity_kinds.critic import AdaptiveWeight, DiffAug, DinoDisc
-from parity_kinds.decoder import Decoder, LatentNorm
-from parity_kinds.dit import RAEDiT, RAELightningDiT, ScaleRAEDiT
-from parity_kinds.encoders import MAE, Dinov2, Siglip, WebSSL
-from parity_kinds.flow import FourierFrequencies, RAETransport, ScaleRAESampler, ScaleRAETraining
 
-KINDS: dict[str, type[Runner]] = {
-    "dinov2_features": Dinov2,
-    "gaussian_fourier_W": FourierFrequencies,
-    "mae_features": MAE,
-    "rae_adaptive_weight": AdaptiveWeight,
-    "rae_decoder_patch16": Decoder,
-    "rae_diffaug": DiffAug,
-    "rae_dinodisc": DinoDisc,
-    "rae_ditdh": RAEDiT,
-    "rae_latent_norm": LatentNorm,
-    "rae_lightningdit": RAELightningDiT,
-    "rae_transport": RAETransport,
-    "rae_upsample_latent": Decoder,
-    "rae_upsample_patch32": Decoder,
-    "scale_rae_ddt_classic": ScaleRAEDiT,
-    "scale_rae_ddt_wide": ScaleRAEDiT,
-    "scale_rae_dit": ScaleRAEDiT,
-    "scale_rae_flow_train": ScaleRAETraining,
-    "scale_rae_sampler_grid": ScaleRAESampler,
-    "siglip_features": Siglip,
-    "webssl_features": WebSSL,
+KINDS: dict[str, tuple[str, str]] = {
+    "dinov2_features": ("encoders", "Dinov2"),
+    "gaussian_fourier_W": ("flow", "FourierFrequencies"),
+    "mae_features": ("encoders", "MAE"),
+    "rae_adaptive_weight": ("critic", "AdaptiveWeight"),
+    "rae_decoder_patch16": ("decoder", "Decoder"),
+    "rae_diffaug": ("critic", "DiffAug"),
+    "rae_dinodisc": ("critic", "DinoDisc"),
+    "rae_ditdh": ("dit", "RAEDiT"),
+    "rae_latent_norm": ("decoder", "LatentNorm"),
+    "rae_lightningdit": ("dit", "RAELightningDiT"),
+    "rae_transport": ("flow", "RAETransport"),
+    "rae_upsample_latent": ("decoder", "Decoder"),
+    "rae_upsample_patch32": ("decoder", "Decoder"),
+    "scale_rae_ddt_classic": ("dit", "ScaleRAEDiT"),
+    "scale_rae_ddt_wide": ("dit", "ScaleRAEDiT"),
+    "scale_rae_dit": ("dit", "ScaleRAEDiT"),
+    "scale_rae_flow_train": ("flow", "ScaleRAETraining"),
+    "scale_rae_sampler_grid": ("flow", "ScaleRAESampler"),
+    "siglip_features": ("encoders", "Siglip"),
+    "webssl_features": ("encoders", "WebSSL"),
 }
+"""Kind -> module of this package and class in it."""
+
+
+def runner_of(kind: str) -> type[Runner]:
+    """The class that answers for a kind."""
+    module, name = KINDS[kind]
+    found: type[Runner] = getattr(import_module(f"parity_kinds.{module}"), name)
+    return found

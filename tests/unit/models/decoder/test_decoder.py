@@ -5,7 +5,8 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from raexla.models.decoder import SHARDING, DecoderRecipe, ViTDecoder, init_weights
+from raexla.models.decoder import SHARDING, DecoderRecipe, ViTDecoder, init_weights, sharding_table
+from raexla.nn.positions import sincos_2d
 from raexla.nn.tables import reset_tables
 from raexla.runtime.sharding import resolve
 
@@ -56,6 +57,23 @@ def test_positions_come_back_after_meta():
 def test_sharding_table_matches_both_ways():
     shapes = {name: tuple(parameter.shape) for name, parameter in tiny().named_parameters()}
     assert set(resolve(SHARDING, shapes)) == set(shapes)
+
+
+def test_without_biases_of_queries_keys_and_values():
+    decoder = tiny(qkv_bias=False)
+    shapes = {name: tuple(parameter.shape) for name, parameter in decoder.named_parameters()}
+    assert not any(name.endswith(("query.bias", "key.bias", "value.bias")) for name in shapes)
+    assert set(resolve(sharding_table(decoder.recipe), shapes)) == set(shapes)
+    assert sharding_table(tiny().recipe) == SHARDING
+    assert decoder(torch.randn(1, 16, 24)).shape == (1, 3, 16, 16)
+
+
+def test_positions_of_another_grid_are_interpolated():
+    decoder = tiny(grid=(7, 7), position_grid=(4, 4))
+    table = sincos_2d((4, 4), 32).T.unflatten(1, (4, 4))[None]
+    expected = F.interpolate(table, (7, 7), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(decoder.positions, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tiny(position_grid=(4, 4)).positions, tiny().positions)
 
 
 @pytest.mark.parametrize(
