@@ -77,13 +77,14 @@ def reconstruction_table(result: Mapping[str, Any]) -> Table:
     lines = [*result["sources"], *([result["overall"]] if len(result["sources"]) > 1 else [])]
     for line in lines:
         protocol = line["protocol"]
-        cells = [_with_half(line["psnr"], 2), _with_half(line["ssim"], 4), str(protocol["images"])]
+        cells = [with_half(line["psnr"], 2), with_half(line["ssim"], 4), str(protocol["images"])]
         style = "bold" if line["name"] == "overall" and line is lines[-1] and len(lines) > 1 else ""
         table.add_row(line["name"], *cells, str(protocol["refused"]), style=style)
     return table
 
 
-def _with_half(value: Mapping[str, float | None], digits: int) -> str:
+def with_half(value: Mapping[str, float | None], digits: int) -> str:
+    """A mean of `reconstruct.json` with half its interval, and how many pictures came back without any difference."""
     if value["mean"] is None:
         return "equal" if value["equal"] else "-"
     half = "" if value["low"] is None else f" ±{value['mean'] - value['low']:.{digits}f}"

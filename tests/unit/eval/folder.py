@@ -86,18 +86,31 @@ def make_scores(folder: Path, per_task: int = 8) -> None:
     write_json(folder / "scores.json", result | {"seconds": 12.0, "created": "2026-01-01T00:00:00Z"})
 
 
-def make_samples(folder: Path) -> None:
+def make_samples(folder: Path, *, by_class: bool = False) -> None:
     """What `raexla sample` writes."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     entries = []
     for row, prompt in enumerate(PROMPTS):
         save_png(folder / f"{row:04d}.png", np.full((3, 32, 32), row / 4))
-        entries.append({"file": f"{row:04d}.png", "prompt": prompt, "row": row, "sha256": ""})
+        asked = {"class": row} if by_class else {"prompt": prompt}
+        entries.append({"file": f"{row:04d}.png", **asked, "row": row, "sha256": ""})
     sampling = {"sampler": {"type": "euler", "steps": 25}, "guidance": {"type": "cfg", "scale": 2.0}}
     write_json(
         folder / "manifest.json",
         {"sampling": sampling, "seed": 0, "model": "runs/nano/finetune/artifact", "images": entries},
     )
+
+
+def make_reconstructions(folder: Path) -> None:
+    """What `raexla reconstruct` writes, as far as it is shown."""
+    folder.mkdir(parents=True)
+    save_png(folder / "sheet.png", np.full((3, 64, 64), 0.5))
+    psnr = {"mean": 26.32, "low": 25.69, "high": 26.95, "count": 58, "equal": 2}
+    ssim = {"mean": 0.8806, "low": 0.8703, "high": 0.8909, "count": 60, "equal": 0}
+    protocol = {"reference_sha256": "ab" * 32, "images": 60, "refused": 1}
+    lines = [{"name": name, "psnr": psnr, "ssim": ssim, "protocol": protocol} for name in ("web", "text", "overall")]
+    result = {"sources": lines[:2], "overall": lines[2], "codec": {"name": "runs/nano/decoder"}}
+    write_json(folder / "reconstruct.json", {**result, "sheet": {"file": "sheet.png", "sha256": ""}})
 
 
 def make_demo(root: Path) -> Path:

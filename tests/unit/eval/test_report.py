@@ -10,7 +10,7 @@ from raexla.eval.report.charts import Line, line_chart, smooth, ticks
 from raexla.eval.report.collect import collect
 from raexla.eval.table import in_order
 from raexla.recipe import UserError
-from tests.unit.eval.folder import PROMPTS, make_demo, make_run
+from tests.unit.eval.folder import PROMPTS, make_demo, make_reconstructions, make_run, make_samples
 
 VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline"}
 
@@ -82,6 +82,21 @@ def test_a_run_alone_is_enough(tmp_path):
     assert run.typical("images_per_second") == 160.0
     assert [step for step, _ in run.sheets] == [10, 20, 30, 40]
     assert write_report(tmp_path / "runs" / "decoder", tmp_path / "one.html").is_file()
+
+
+def test_classes_and_reconstructions_are_shown(tmp_path):
+    make_samples(tmp_path / "runs" / "classes", by_class=True)
+    make_reconstructions(tmp_path / "runs" / "again")
+    html = write_report(tmp_path / "runs", tmp_path / "r.html").read_text()
+    page = Balanced()
+    page.feed(html)
+    assert page.open == []
+    assert {"codec", "samples"} <= page.ids
+    assert all(link.removeprefix("#") in page.ids for link in page.links)
+    assert "class 3" in html
+    assert "26.32 ±0.63" in html
+    assert "(2 equal)" in html
+    assert "reference sha256" in html
 
 
 def test_nothing_to_report(tmp_path):

@@ -69,6 +69,8 @@ class Collected:
     """Folders of `raexla sample` and their manifests."""
     scores: Sequence[tuple[Path, Mapping[str, Any]]]
     """Folders of `raexla score` and their `scores.json`."""
+    reconstructions: Sequence[tuple[Path, Mapping[str, Any]]] = ()
+    """Folders of `raexla reconstruct` and their `reconstruct.json`."""
     data: list[tuple[str, str, list[Picture]]] = field(default_factory=list)
     """(name, what it says of itself, pictures) of the training data's sources."""
 
@@ -77,7 +79,7 @@ def collect(folder: Path, pictures_per_source: int = 12) -> Collected:
     """Read `folder` and the folders in it.
 
     Raises:
-        UserError: there is neither a run nor scores nor samples.
+        UserError: there is neither a run nor scores nor samples nor reconstructions.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give one that holds run directories")
@@ -86,9 +88,10 @@ def collect(folder: Path, pictures_per_source: int = 12) -> Collected:
     runs.sort(key=lambda run: (STAGES.index(run.stage) if run.stage in STAGES else len(STAGES), run.name))
     samples = [(path, _json(path / "manifest.json")) for path in places if (path / "manifest.json").is_file()]
     scores = [(path, _json(path / "scores.json")) for path in places if (path / "scores.json").is_file()]
-    if not runs and not samples and not scores:
-        raise UserError(f"{folder}: nothing to report: no run directory, no samples, no scores in it")
-    return Collected(runs, samples, scores, read_data(runs, pictures_per_source))
+    again = [(path, _json(path / "reconstruct.json")) for path in places if (path / "reconstruct.json").is_file()]
+    if not runs and not samples and not scores and not again:
+        raise UserError(f"{folder}: nothing to report: no run directory, no samples, no scores, no reconstructions")
+    return Collected(runs, samples, scores, again, read_data(runs, pictures_per_source))
 
 
 def read_run(path: Path) -> Run:

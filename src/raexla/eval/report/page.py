@@ -14,7 +14,7 @@ from PIL import Image
 
 from raexla.eval.report.charts import Line, bar_chart, line_chart
 from raexla.eval.report.collect import Collected, Picture, Run, collect
-from raexla.eval.table import NAMES, cell, in_order, task_name
+from raexla.eval.table import NAMES, cell, in_order, task_name, with_half
 
 _SHEETS = 5
 _SHEET_WIDTH = 960
@@ -54,6 +54,7 @@ def render(found: Collected, title: str) -> str:
         scores=scores,
         names=NAMES,
         samples=[_sample_folder(path, manifest) for path, manifest in found.samples],
+        reconstructions=[_reconstruction(path, result) for path, result in found.reconstructions],
         runs=[_run(run) for run in found.runs],
         timing=[row for run in found.runs if (row := _timing(run))],
         data=found.data,
@@ -186,10 +187,24 @@ def _headline(found: Collected) -> list[tuple[str, str, str]]:
 
 
 def _sample_folder(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    pictures = [Picture(path / image["file"], image["prompt"]) for image in manifest["images"][:32]]
+    shown = manifest["images"][:32]
+    captions = [image["prompt"] if "prompt" in image else f"class {image['class']}" for image in shown]
+    pictures = [Picture(path / image["file"], said) for image, said in zip(shown, captions, strict=True)]
     sampling = manifest["sampling"]
     about = f"sampler {_pretty(sampling['sampler'])}, guidance {_pretty(sampling['guidance'])}, seed {manifest['seed']}"
     return {"name": path.name, "pictures": pictures, "about": about, "more": len(manifest["images"]) - len(pictures)}
+
+
+def _reconstruction(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `raexla reconstruct` found in one folder."""
+    lines = [*result["sources"], *([result["overall"]] if len(result["sources"]) > 1 else [])]
+    rows = [(line["name"], with_half(line["psnr"], 2), with_half(line["ssim"], 4), line["protocol"]) for line in lines]
+    return {
+        "name": path.name,
+        "codec": result["codec"]["name"],
+        "rows": rows,
+        "sheet": data_uri(path / result["sheet"]["file"], _SHEET_WIDTH),
+    }
 
 
 def _run(run: Run) -> dict[str, Any]:
