@@ -48,7 +48,8 @@ def model_card(artifact: Artifact, form: str, files: Mapping[str, str], name: st
 def _facts(artifact: Artifact) -> dict[str, Any]:
     facts = dict(artifact.facts)
     shown: dict[str, Any] = {}
-    path = artifact.meta.get("encoder_path")
+    codec = artifact.meta.get("codec") or (artifact.meta.get("recipe") or {}).get("codec") or {}
+    path = (codec.get("encoder") or {}).get("path")
     if "encoder" in facts:
         shown["encoder"] = f"{path} ({facts['encoder']})" if path and path != facts["encoder"] else facts["encoder"]
     if "grid" in facts:

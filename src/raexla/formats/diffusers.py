@@ -27,6 +27,7 @@ TOLERANCE = 1e-3
 """Largest difference between the two, in units of the reference's root mean square."""
 HEAD_CHANNELS = 64
 _LATENT_EPS = 1e-5
+_BASE = (16, 16)
 # the released decoders' attention -> diffusers'
 _ATTENTION = {
     ".attention.attention.query.": ".attention.to_q.",
@@ -68,19 +69,20 @@ def write_diffusers(artifact: Artifact, folder: Path, options: "ExportOptions") 
 
 def _open(artifact: Artifact, options: "ExportOptions") -> RAECodec:
     """The whole codec: the encoder by option or by what the artifact's manifest says, statistics likewise."""
-    trained = (artifact.meta.get("recipe") or {}).get("codec") or {}
-    grid, statistics = artifact.facts["grid"], options.statistics or (trained.get("statistics") or {}).get("path")
+    said = artifact.meta.get("codec") or (artifact.meta.get("recipe") or {}).get("codec") or {}
+    statistics = options.statistics or (said.get("statistics") or {}).get("path")
     if artifact.facts["statistics"] is not None and statistics is None:
         raise UserError(
             "this decoder was trained with latent statistics, which diffusers' class holds: give --statistics"
         )
-    path = options.encoder or artifact.meta.get("encoder_path") or (trained.get("encoder") or {}).get("path")
-    if trained.get("encoder") and options.encoder_type is None:
-        recipe = _encoder_recipe({**trained["encoder"], "path": path})
+    encoder = said.get("encoder") or {}
+    path = options.encoder or encoder.get("path")
+    if encoder and options.encoder_type in (None, encoder["type"]):
+        recipe = _encoder_recipe({**encoder, "path": path})
     else:
-        kind = options.encoder_type or artifact.meta.get("encoder_type")
+        rows, columns = artifact.facts["grid"]
         wanted = f"diffusers' class holds the encoder, too ({artifact.facts['encoder']})"
-        recipe = name_encoder(path, kind, grid[0] * grid[1], wanted).recipe
+        recipe = name_encoder(path, options.encoder_type, rows * columns, wanted).recipe
     reference = None if statistics is None else ArtifactReference(path=statistics)
     weights = ArtifactReference(path=str(artifact.path))
     opened = open_codec(
@@ -108,6 +110,7 @@ def _config(codec: RAECodec) -> dict[str, Any]:
     head_channels = config.hidden_size // config.num_attention_heads
     recipe, own = encoder.recipe, decoder.recipe
     width, depth, heads, mlp = own.shape
+    drawn = f"{decoder.grid[0]} x {decoder.grid[1]}"
     obstacles = {
         f"encoders of type {recipe.type}": recipe.type not in ("dinov2", "siglip2", "mae"),
         "DINOv2 without registers": recipe.type == "dinov2" and not encoder.has_registers,
@@ -115,6 +118,7 @@ def _config(codec: RAECodec) -> dict[str, Any]:
         "the sum of several blocks": recipe.sum_last > 1,
         f"{recipe.resize} resizing": recipe.resize != "bicubic" and encoder.image_size != encoder.input_size,
         "decoders that draw another grid than their latent's": decoder.grid != decoder.latent_grid,
+        f"decoder positions for {drawn} (it stretches every grid to {_BASE[0]} x {_BASE[1]})": decoder.grid != _BASE,
         "decoders without biases of queries, keys and values": not own.qkv_bias,
         f"decoder norms with epsilon {own.norm_eps}": own.norm_eps != 1e-12,
     }

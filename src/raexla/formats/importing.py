@@ -1,7 +1,7 @@
 """`raexla ckpt import`: a released file or folder -> an artifact, strictly."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,15 @@ def _channels_fit(encoder: NamedEncoder, channels: int | None, what: str) -> Non
         )
 
 
+def _codec(encoder: NamedEncoder, options: ImportOptions, parents: dict[str, str]) -> RAECodecRecipe:
+    return RAECodecRecipe(
+        type="rae",
+        encoder=encoder.recipe,
+        weights=_artifact(options.decoder, "decoder", parents),
+        statistics=_artifact(options.statistics, "statistics", parents),
+    )
+
+
 def _decoder(released: Released, options: ImportOptions) -> Import:
     tensors, parents = released.tensors, {}
     recipe, origin = rae.decoder_recipe(tensors, released.config, options.size)
@@ -168,14 +177,13 @@ def _decoder(released: Released, options: ImportOptions) -> Import:
     wanted = f"a decoder needs to know its encoder ({channels or 'unknown'} channels, {tokens or 'unknown'} tokens)"
     encoder = name_encoder(options.encoder, options.encoder_type, tokens, wanted)
     _channels_fit(encoder, channels, "the decoder")
-    _artifact(options.statistics, "statistics", parents)
+    codec = _codec(encoder, replace(options, decoder=None), parents)
     facts = {**_named(encoder, parents.get("statistics")), "decoder": recipe.model_dump(mode="json")}
     width, depth, heads, mlp = recipe.shape
     size = f"{width} wide, {depth} deep, {heads} heads, MLP {mlp}, patch {recipe.patch_size}, eps {recipe.norm_eps:g}"
     layout = decoder_layout(recipe, encoder.grid, encoder.channels)
-    names = {"encoder_path": encoder.recipe.path, "encoder_type": encoder.recipe.type}
     lines = [f"sizes from {origin}: {size}", *encoder.lines]
-    return Import("decoder", tensors, layout, facts, parents=parents, meta=names, lines=lines)
+    return Import("decoder", tensors, layout, facts, parents=parents, meta=_said(codec), lines=lines)
 
 
 def _statistics(released: Released, options: ImportOptions) -> Import:
@@ -191,18 +199,14 @@ def _statistics(released: Released, options: ImportOptions) -> Import:
     encoder = name_encoder(options.encoder, options.encoder_type, tokens if tokens > 1 else None, wanted)
     _channels_fit(encoder, channels, "the file")
     facts = {key: value for key, value in _named(encoder, None).items() if key != "statistics"}
-    names = {"encoder_path": encoder.recipe.path, "encoder_type": encoder.recipe.type}
+    codec = _codec(encoder, ImportOptions(), {})
     lines = [f"mean and variance of {tokens} tokens x {channels} channels; nothing missing, nothing unexpected"]
-    return Import("statistics", state, None, facts, meta=names, lines=[*lines, *encoder.lines])
+    return Import("statistics", state, None, facts, meta=_said(codec), lines=[*lines, *encoder.lines])
 
 
-def _codec(encoder: NamedEncoder, options: ImportOptions, parents: dict[str, str]) -> RAECodecRecipe:
-    return RAECodecRecipe(
-        type="rae",
-        encoder=encoder.recipe,
-        weights=_artifact(options.decoder, "decoder", parents),
-        statistics=_artifact(options.statistics, "statistics", parents),
-    )
+def _said(codec: RAECodecRecipe) -> dict[str, Any]:
+    """What a decoder's or statistics' manifest says about the codec that they belong to."""
+    return {"codec": codec.model_dump(mode="json", exclude_none=True)}
 
 
 def _no_decoder(options: ImportOptions) -> list[str]:

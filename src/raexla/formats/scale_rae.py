@@ -160,11 +160,7 @@ def released_config(
         raise UserError(
             "Scale-RAE's DiTs have patch size 1, no qk_norm and outer_silu: this one can't be written as one"
         )
-    if flow.shift is not None:
-        raise UserError(
-            f"this model's time shift is {flow.shift}, given by number; Scale-RAE's configuration has only the base "
-            "dimension (flow.base_dim): its reader would sample with another shift"
-        )
+    base_dim = _base_dim(flow, queries, channels)
     theta = rope_theta(qwen)
     language = {key: getattr(qwen, key) for key in _QWEN if key != "rope_theta" and hasattr(qwen, key)}
     head = dit.head
@@ -212,7 +208,7 @@ def released_config(
         _DIT + "z_channels": dit.condition_width,
         **({"ddt_encoder_depth": dit.depth} if head is not None and not wide else {}),
         "diffusion_class_dropout_prob": dit.condition_dropout,
-        "diffusion_base_dim": None if flow.base_dim == 4096 else flow.base_dim,
+        "diffusion_base_dim": None if base_dim == 4096 else base_dim,
         "diffusion_norm_stats_path": statistics,
         "mm_hidden_size": channels,
         "mm_projector_type": "mlp2x_gelu",
@@ -221,3 +217,16 @@ def released_config(
         "si_token_len": queries,
         "tokenizer_model_max_length": length,
     }
+
+
+def _base_dim(flow: TimeRecipe, tokens: int, channels: int) -> int:
+    """The base dimension that gives the recipe's shift, which may have been given by number."""
+    if flow.shift is None:
+        return flow.base_dim
+    base = max(1, round(tokens * channels / flow.shift**2))
+    if TimeRecipe(base_dim=base).factor(tokens, channels) != flow.shift:
+        raise UserError(
+            f"this model's time shift is {flow.shift:g}, given by number; Scale-RAE's configuration has only the base "
+            f"dimension n of sqrt({tokens} x {channels} / n), and no whole n gives this shift"
+        )
+    return base

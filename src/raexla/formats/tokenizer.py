@@ -1,8 +1,11 @@
 """The tokenizer files of a released folder, as a model artifact carries them."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from raexla.checkpoint.files import read_json
 from raexla.data import ChatTokenizer
 from raexla.data.chat import IMAGE_END, IMAGE_START
 from raexla.recipe import UserError
@@ -42,10 +45,29 @@ def language_files(folder: Path, rows: int) -> dict[str, bytes]:
 
 
 def _converted(folder: Path) -> bytes:
+    """A `tokenizer.json` of the older files. Ids are theirs, whatever order transformers would add tokens in."""
     if absent := [name for name in APART if not (folder / name).is_file()]:
         raise UserError(f"{folder} has neither tokenizer.json nor {' and '.join(absent)}: the tokenizer is missing")
+    from tokenizers import Tokenizer
     from transformers import Qwen2TokenizerFast
 
-    tokenizer = Qwen2TokenizerFast.from_pretrained(str(folder))
-    text: str = tokenizer.backend_tokenizer.to_str()
+    added = _added_tokens(folder)
+    converted = json.loads(Qwen2TokenizerFast.from_pretrained(str(folder)).backend_tokenizer.to_str())
+    converted["added_tokens"] = added
+    converted["model"]["vocab"] = read_json(folder / "vocab.json")
+    made = Tokenizer.from_str(json.dumps(converted))
+    for entry in added:
+        if (found := made.token_to_id(entry["content"])) != entry["id"]:
+            raise UserError(f"{folder}: the added token {entry['content']} has id {entry['id']}, but would get {found}")
+    text: str = made.to_str()
     return text.encode()
+
+
+def _added_tokens(folder: Path) -> list[dict[str, Any]]:
+    """The tokens outside the vocabulary in the order of their ids, as `tokenizer.json` lists them."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    config, table = folder / "tokenizer_config.json", folder / "added_tokens.json"
+    listed = read_json(config).get("added_tokens_decoder", {}) if config.is_file() else {}
+    if not listed and table.is_file():
+        listed = {number: {"content": content} for content, number in read_json(table).items()}
+    return [{**flags, **entry, "id": int(number)} for number, entry in sorted(listed.items(), key=lambda i: int(i[0]))]
