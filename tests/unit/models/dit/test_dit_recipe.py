@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from raexla.models.dit import SIZES, DiTRecipe, LightningDiT
