@@ -123,9 +123,8 @@ def read_case(path: str, kinds: Collection[str]) -> Case:
     foreign = sorted({key.partition("/")[0] for key in tensors} - set(PARTS))
     if foreign:
         raise UserError(f"{path}: tensors under {', '.join(foreign)}: a fixture has only {', '.join(PARTS)}")
-    return Case(
-        name, kind_of(name, kinds), Config(described["config"]), tensors, frozenset(described.get("tensors", ()))
-    )
+    listed = frozenset(key for key in described.get("tensors") or () if isinstance(key, str))
+    return Case(name, kind_of(name, kinds), Config(described["config"]), tensors, listed)
 
 
 def kind_of(name: str, kinds: Collection[str]) -> str:

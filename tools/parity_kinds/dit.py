@@ -151,8 +151,12 @@ class ScaleRAEDiT(_DiT):
         return self.once((time, drop), make)
 
     def output(self, name: str) -> Tensor | None:
+        if not self.model.recipe.condition_dropout and name.startswith(("v_uncond", "v_cfg")):
+            return None  # without dropout there is no null condition
         if name == "v_uncond":
             return self.planes(self.velocity("t_0", "drop_all"))
+        if name == "v_train_drop" and not self.model.recipe.condition_dropout:
+            return self.planes(self.velocity("t_0"))
         if name == "v_train_drop":
             self.inputs["dropped"] = self.inputs["drop_uniform"] < self.model.recipe.condition_dropout
             return self.planes(self.velocity("t_0", "dropped"))
@@ -217,6 +221,8 @@ class RAEDiT(_DiT):
         return guide(self.velocity(time), self.velocity(time, weak), self.inputs[time], scale, self.interval)
 
     def output(self, name: str) -> Tensor | None:
+        if not self.model.recipe.condition_dropout and name.startswith(("v_null", "cfg")):
+            return None  # without dropout there is no null class
         if name == "v_null":
             return self.planes(self.velocity("t_0", "null"))
         if found := re.fullmatch(r"(cfg|ag)([\d.]+)_(?:t_)?(\w+)", name):
