@@ -6,6 +6,7 @@ A fixture is FIXTURE.safetensors with FIXTURE.json beside it: weights under offi
 """
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from raexla.recipe import UserError
 from raexla.runtime import EagerRecipe, Runtime, XlaRecipe, open_runtime
 
 OK, FAILED, REFUSED = 0, 1, 2
+
+QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""Each program runs once, so what counts is its compilation; `XLA_FLAGS` of the user's own come first."""
 
 RULES = """\
 a tensor passes if no number is off by more than
@@ -118,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     outcomes: list[Outcome] = []
     refused = 0
+    if options.runtime == "xla":
+        os.environ.setdefault("XLA_FLAGS", QUICK_COMPILE)
     try:
         runtime = open_runtime(
             XlaRecipe(platform="cpu", devices=1) if options.runtime == "xla" else EagerRecipe(device="cpu")
