@@ -145,6 +145,8 @@ def test_class_conditional(capsys: pytest.CaptureFixture[str]) -> None:
     raexla("ckpt", "export", "c2i/dit", "--out", "exported/dit")
     raexla("ckpt", "import", "exported/dit", *where, "--out", "again/dit")
     assert_same("c2i/dit", "again/dit")
+    one, two = (json.loads(Path(folder, "dit.json").read_text()) for folder in ("c2i/dit", "again/dit"))
+    assert one == two
     raexla("ckpt", "export", "c2i/statistics", "--out", "exported/statistics")
     raexla("ckpt", "import", "exported/statistics", "--encoder", ENCODER, "--out", "again/statistics")
     assert_same("c2i/statistics", "again/statistics")

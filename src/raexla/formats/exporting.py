@@ -15,6 +15,7 @@ from raexla.checkpoint.artifact import WEIGHTS, artifact_kind
 from raexla.checkpoint.files import directory_when_complete, sha256
 from raexla.formats import scale_rae
 from raexla.formats.card import model_card
+from raexla.formats.own import write_own
 from raexla.formats.source import config_json
 from raexla.formats.stream import write_sharded
 from raexla.models.codecs import RAECodecRecipe
@@ -171,6 +172,7 @@ def _dit(artifact: Artifact, folder: Path, options: ExportOptions) -> list[str]:
     layout = dit_layout(recipe.dit, *_latent(artifact), "rae")
     released = _released(artifact, layout)
     torch.save(released, folder / "stage2_model.pt")
+    (folder / "config.json").write_bytes(config_json(write_own(dit=recipe.dit, flow=recipe.flow)))
     return [_said(released, layout)]
 
 
@@ -206,10 +208,10 @@ def _model(artifact: Artifact, folder: Path, options: ExportOptions) -> list[str
         qwen,
         recipe.model.dit,
         recipe.flow,
+        recipe.chat,
         encoder=options.encoder or codec.encoder.path,
         channels=channels,
         queries=recipe.model.llm.queries,
-        length=recipe.chat.length,
         statistics=statistics,
     )
     (folder / "config.json").write_bytes(config_json(config))

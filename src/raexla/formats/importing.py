@@ -14,12 +14,14 @@ from raexla.checkpoint.files import sha256
 from raexla.flow.time import TimeRecipe
 from raexla.formats import rae, scale_rae
 from raexla.formats.encoder import NamedEncoder, folder_name, name_encoder
+from raexla.formats.own import read_own
 from raexla.formats.source import Released, config_json, open_released
 from raexla.formats.stream import check_types, write_safetensors
 from raexla.formats.tokenizer import language_files
 from raexla.models.codecs import RAECodecRecipe
 from raexla.models.critic.official import dino_layout
 from raexla.models.decoder.official import released_layout as decoder_layout
+from raexla.models.dit import DiTRecipe
 from raexla.models.dit.official import released_layout as dit_layout
 from raexla.models.mllm.official import unified_layout
 from raexla.models.official import ReleasedLayout
@@ -87,6 +89,8 @@ def import_released(source: Path, out: Path | None, options: ImportOptions, kind
         report.refuse()
         lines = [*report.lines(), *lines]
     lines += made.lines
+    if out is not None and any(value.is_meta for value in made.state.values()):
+        raise UserError(f"{source} holds shapes without numbers (meta tensors): --check can look at it, nothing more")
     if out is None:
         return [*lines, f"{source} can be imported as an artifact of kind {made.kind}; nothing was written"]
     state = made.layout.read(made.state) if made.layout is not None else made.state
@@ -169,7 +173,8 @@ def _codec(encoder: NamedEncoder, options: ImportOptions, parents: dict[str, str
 
 
 def _decoder(released: Released, options: ImportOptions) -> Import:
-    tensors, parents = released.tensors, {}
+    tensors = released.tensors
+    parents: dict[str, str] = {}
     recipe, origin = rae.decoder_recipe(tensors, released.config, options.size)
     tokens = rae.decoder_tokens(tensors, released.config, recipe.patch_size)
     embed = tensors.get("decoder_embed.weight")
@@ -209,6 +214,11 @@ def _said(codec: RAECodecRecipe) -> dict[str, Any]:
     return {"codec": codec.model_dump(mode="json", exclude_none=True)}
 
 
+def _shift_line(shift: float, flow: TimeRecipe, encoder: NamedEncoder) -> str:
+    numbers = f"{encoder.grid[0] * encoder.grid[1]} x {encoder.channels}"
+    return f"time shift {shift:.4g} " + (f"(sqrt({numbers} / {flow.base_dim}))" if flow.shift is None else "(as given)")
+
+
 def _no_decoder(options: ImportOptions) -> list[str]:
     if options.decoder is not None:
         return []
@@ -217,9 +227,13 @@ def _no_decoder(options: ImportOptions) -> list[str]:
 
 def _dit(released: Released, options: ImportOptions) -> Import:
     tensors = released.tensors
-    dit, channels, lines = rae.dit_recipe(
-        tensors, options.classes, options.heads, options.head_heads, options.head_depth
-    )
+    lines: list[str] = []
+    own = read_own(released.config, "dit", DiTRecipe)
+    asked = (options.classes, options.heads, options.head_heads, options.head_depth)
+    if own is not None and not any(asked):
+        dit, channels = own, rae.dit_channels(tensors)
+    else:
+        dit, channels, lines = rae.dit_recipe(tensors, *asked)
     positions = tensors.get("pos_embed")
     tokens = None if positions is None else int(positions.shape[1]) * dit.patch_size**2
     wanted = f"a DiT needs to know its encoder ({channels} channels, {tokens or 'unknown'} tokens)"
@@ -232,11 +246,11 @@ def _dit(released: Released, options: ImportOptions) -> Import:
         )
     parents: dict[str, str] = {}
     codec = _codec(encoder, options, parents)
-    flow = TimeRecipe(largest=0.999)
+    flow = read_own(released.config, "flow", TimeRecipe) or TimeRecipe(largest=0.999)
     conditioning = dit.conditioning
     recipe = ClassToImageRecipe(dit=dit, codec=codec, flow=flow, num_classes=getattr(conditioning, "num_classes", 0))
     shift = flow.factor(encoder.grid[0] * encoder.grid[1], encoder.channels)
-    lines += [f"time shift {shift:.4g} (sqrt({encoder.grid[0] * encoder.grid[1]} x {encoder.channels} / 4096))"]
+    lines += [_shift_line(shift, flow, encoder)]
     return Import(
         "dit",
         tensors,
@@ -270,9 +284,7 @@ def _model(released: Released, options: ImportOptions) -> Import:
     files = language_files(released.folder, qwen.vocab_size)
     files["config.json"] = config_json(qwen.to_dict())
     files[DESCRIPTION] = recipe.model_dump_json(indent=1).encode()
-    lines = [
-        f"time shift {shift:.4g} (sqrt({encoder.grid[0] * encoder.grid[1]} x {encoder.channels} / {flow.base_dim}))"
-    ]
+    lines = [_shift_line(shift, flow, encoder)]
     return Import(
         "model",
         tensors,

@@ -117,16 +117,11 @@ def dit_recipe(
     Raises:
         UserError: a key is missing without which nothing can be said, or an option is needed.
     """
-    split = "s_embedder.proj.weight" in tensors
-    need = ["x_embedder.proj.weight", "y_embedder.embedding_table.weight", "t_embedder.mlp.2.weight"]
-    if absent := [key for key in need if key not in tensors]:
-        raise UserError(
-            "\n  ".join(["this is not RAE's class-conditional DiT:", *(f"missing: {key}" for key in absent)])
-        )
+    channels, split = dit_channels(tensors), "s_embedder.proj.weight" in tensors
     widths = {int(m[1]): int(value.shape[0]) for key, value in tensors.items() if (m := _BLOCK.match(key))}
     depth = 1 + max(widths, default=-1)
     embedder = tensors["s_embedder.proj.weight" if split else "x_embedder.proj.weight"]
-    width, channels, patch = int(embedder.shape[0]), int(embedder.shape[1]), int(embedder.shape[-1])
+    width, patch = int(embedder.shape[0]), int(embedder.shape[-1])
     rows = int(tensors["y_embedder.embedding_table.weight"].shape[0])
     count = classes if classes is not None else rows - 1
     if rows not in (count, count + 1):
@@ -159,6 +154,20 @@ def dit_recipe(
         width = head_width
     values |= {"depth": max(1, depth), "allow_narrow": width < channels * patch**2}
     return DiTRecipe.model_validate(values), channels, lines
+
+
+def dit_channels(tensors: Mapping[str, Tensor]) -> int:
+    """Channels of a DiT's latent.
+
+    Raises:
+        UserError: a key is missing without which nothing can be said.
+    """
+    need = ["x_embedder.proj.weight", "y_embedder.embedding_table.weight"]
+    if absent := [key for key in need if key not in tensors]:
+        raise UserError(
+            "\n  ".join(["this is not RAE's class-conditional DiT:", *(f"missing: {key}" for key in absent)])
+        )
+    return int(tensors["x_embedder.proj.weight"].shape[1])
 
 
 def _heads(

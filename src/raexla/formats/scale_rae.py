@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raexla.data import ChatRecipe
 from raexla.flow.time import TimeRecipe
+from raexla.formats.own import read_own, write_own
 from raexla.models.dit import DiTRecipe
 from raexla.models.mllm import MLLMRecipe
 from raexla.models.mllm.official import DIT_PREFIX, rope_theta
@@ -71,6 +72,8 @@ def dit_recipe(config: Mapping[str, Any]) -> DiTRecipe:
     Raises:
         UserError: a kind of model that the released code names but this project has not.
     """
+    if (own := read_own(config, "dit", DiTRecipe)) is not None:
+        return own
     _need(config, tuple(_DIT + key for key in ("hidden_size", "depth", "heads", "z_channels")))
     loss = config.get("vision_loss")
     if loss not in _LOSSES:
@@ -125,6 +128,8 @@ def chat_recipe(config: Mapping[str, Any], length: int | None) -> ChatRecipe:
     Raises:
         UserError: neither says how long a sequence is.
     """
+    if (own := read_own(config, "chat", ChatRecipe)) is not None:
+        return own.model_copy(update={"length": length or own.length})
     found = length or config.get("tokenizer_model_max_length")
     if not found:
         raise UserError("config.json does not say tokenizer_model_max_length: say --length (512 or 1024 as released)")
@@ -133,7 +138,8 @@ def chat_recipe(config: Mapping[str, Any], length: int | None) -> ChatRecipe:
 
 def time_recipe(config: Mapping[str, Any]) -> TimeRecipe:
     """Logit-normal times and the dimension shift, 4096 being the base where the configuration says none."""
-    return TimeRecipe(base_dim=int(config.get("diffusion_base_dim") or 4096))
+    own = read_own(config, "flow", TimeRecipe)
+    return own or TimeRecipe(base_dim=int(config.get("diffusion_base_dim") or 4096))
 
 
 def released_config(
@@ -141,11 +147,11 @@ def released_config(
     qwen: "Qwen2Config",
     dit: DiTRecipe,
     flow: TimeRecipe,
+    chat: ChatRecipe,
     *,
     encoder: str,
     channels: int,
     queries: int,
-    length: int,
     statistics: str | None,
 ) -> dict[str, Any]:
     """The `config.json` that the official reader takes.
@@ -215,7 +221,8 @@ def released_config(
         "mm_vision_tower_aux_token_len_list": [queries],
         "vision_tower_aux_token_len_list": [queries],
         "si_token_len": queries,
-        "tokenizer_model_max_length": length,
+        "tokenizer_model_max_length": chat.length,
+        **write_own(dit=dit, flow=flow, chat=chat),
     }
 
 

@@ -109,6 +109,23 @@ def test_a_shift_given_by_number_is_written_as_its_base_dimension(made: Path, tm
     assert TimeRecipe(base_dim=96).factor(16, 24) == 2.0
 
 
+def test_what_the_layout_has_no_key_for_comes_back_too(made: Path, tmp_path: Path) -> None:
+    chat = {"length": 96, "system": "", "instruct": "Draw {caption}", "answer_prefix": ""}
+    source = copy(made / "model", tmp_path / "own", flow={"shift": 2.0, "std": 0.8}, chat=chat)
+    export_artifact(source, tmp_path / "out", "hf", ExportOptions())
+    import_released(tmp_path / "out", tmp_path / "back", ImportOptions(encoder=str(made / "siglip")))
+    was, now = (json.loads((folder / "model.json").read_text()) for folder in (source, tmp_path / "back"))
+    assert was["chat"] != json.loads((made / "model" / "model.json").read_text())["chat"]
+    for part in ("chat", "flow", "codec"):
+        assert was[part] == now[part]
+    assert was["model"]["dit"] == now["model"]["dit"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    config["raexla"]["chat"]["length"] = "long"
+    (tmp_path / "out" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json: raexla\.chat\.length: Input should be a valid integer"):
+        import_released(tmp_path / "out", tmp_path / "again", ImportOptions(encoder=str(made / "siglip")))
+
+
 def test_the_official_reader_gets_what_its_version_of_transformers_knows(made: Path, tmp_path: Path) -> None:
     export_artifact(made / "model", tmp_path / "out", "hf", ExportOptions(encoder="google/siglip2"))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
