@@ -1,7 +1,7 @@
 """The nano data set on disk: ordinary WebDataset shards with an index, a folder for each split.
 
 Samples are made by several processes and written in order, so that the bytes depend on (split, count, seed) alone. A
-folder that is complete and was made of the same is left as it is; anything else there is written anew.
+folder that is complete and was made of the same is left as it is, a part of it gone on with, all else written anew.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ import numpy as np
 from PIL import Image
 
 from raexla.data.nano.samples import SPLITS, NanoSample, Split, samples
-from raexla.data.shards.index import INDEX, read_index
-from raexla.data.shards.store import Store
-from raexla.data.shards.writer import ShardWriter
+from raexla.data.shards.made import Made, Making, state_of, workers, write_made
 from raexla.recipe import UserError
 
 RECORD = "nano.json"
@@ -37,7 +34,6 @@ COUNTS: dict[Split, int] = {
 }
 """Samples of each split unless told otherwise: the demo's data."""
 
-_CHUNK = 250
 _FEW = 4000  # samples that are made sooner than a second process starts
 _SAMPLES_PER_SHARD = 4000
 
@@ -94,51 +90,26 @@ def write_nano(
     Raises:
         UserError: a split's folder holds something that is not its shards.
     """
+    wanted = {split: making(out, split, number, seed) for split, number in counts.items()}
+    missing = {split for split, one in wanted.items() if state_of(one) != "complete"}
     lines = []
-    wanted: dict[Split, tuple[Path, dict[str, Any]]] = {
-        split: (out / split, {"format": FORMAT, "split": split, "count": n, "seed": seed})
-        for split, n in counts.items()
-    }
-    missing = {split for split, (folder, record) in wanted.items() if not is_complete(folder, record)}
-    parallel = processes > 1 and bool(missing)
-    with get_context("spawn").Pool(processes) if parallel else nullcontext() as pool:
-        for split, (folder, record) in wanted.items():
-            if split not in missing:
-                tick(record["count"])
-                lines.append(f"{folder}: {record['count']} samples, complete already")
-                continue
-            if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.tar")):
-                raise UserError(f"{folder} is not empty and holds no shards; choose another --out")
-            (folder / RECORD).unlink(missing_ok=True)
-            jobs = [
-                (split, seed, start, min(_CHUNK, record["count"] - start))
-                for start in range(0, record["count"], _CHUNK)
-            ]
-            made = map(_make, jobs) if pool is None else pool.imap(_make, jobs)
-            with ShardWriter(folder, samples_per_shard=_SAMPLES_PER_SHARD, overwrite=True) as writer:
-                for chunk in made:
-                    for key, members in chunk:
-                        writer.write(key, members)
-                    tick(len(chunk))
-            assert writer.index is not None
-            whole = record | {"manifest_hash": writer.index.manifest_hash}
-            (folder / RECORD).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-            lines.append(f"{folder}: {record['count']} samples, {writer.index.bytes} bytes")
+    with workers(processes, sum(counts[split] for split in missing), _FEW) as pool:
+        for split, one in wanted.items():
+            index = write_made(one, pool=pool, overwrite=True, tick=tick)
+            state = f"{index.bytes} bytes" if split in missing else "complete already"
+            lines.append(f"{one.folder}: {one.count} samples, {state}")
     return lines
 
 
-def is_complete(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds exactly the shards that `record` describes (by its index; contents are not read)."""
-    if not (folder / RECORD).is_file() or not (folder / INDEX).is_file():
-        return False
-    found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    index = read_index(Store(folder))
-    sizes = all((folder / s.name).is_file() and (folder / s.name).stat().st_size == s.bytes for s in index.shards)
-    return sizes and found == dict(record) | {"manifest_hash": index.manifest_hash}
+def making(out: Path, split: Split, count: int, seed: int) -> Making:
+    """The folder of a split."""
+    record = {"format": FORMAT, "split": split, "count": count, "seed": seed}
+    return Making(
+        str(out / split), count, partial(_make, split, seed), record, RECORD, samples_per_shard=_SAMPLES_PER_SHARD
+    )
 
 
-def _make(job: tuple[Split, int, int, int]) -> list[tuple[str, dict[str, bytes]]]:
-    split, seed, start, count = job
+def _make(split: Split, seed: int, start: int, count: int) -> Made:
     return [(sample.key, members_of(sample)) for sample in samples(split, count, seed, start)]
 
 

@@ -7,6 +7,7 @@ a global order. Nothing is unpickled, no shell is run, no tar is extracted.
 
 from raexla.data.shards.check import VerifyReport, stats, verify
 from raexla.data.shards.index import Index, ShardEntry, index, load_index
+from raexla.data.shards.made import Making, state_of, workers, write_made
 from raexla.data.shards.pack import PackReport, pack
 from raexla.data.shards.peek import Card, contact_sheet, peek
 from raexla.data.shards.reader import BoundedCache, ShardSet
@@ -17,6 +18,7 @@ __all__ = [
     "BoundedCache",
     "Card",
     "Index",
+    "Making",
     "PackReport",
     "Retry",
     "ShardDamaged",
@@ -31,6 +33,9 @@ __all__ = [
     "load_index",
     "pack",
     "peek",
+    "state_of",
     "stats",
     "verify",
+    "workers",
+    "write_made",
 ]

@@ -199,7 +199,7 @@ def build_index(store: Store, *, checksums: bool, say: Say | None = None) -> Ind
         try:
             with store.open(name) as file:
                 table = scan(file, f"{store.url}/{name}")
-                sha256 = _sha256(file) if checksums else None
+                sha256 = digest_of(file) if checksums else None
         except ShardDamaged as error:
             damaged.append(str(error))
             continue
@@ -268,7 +268,8 @@ def _hash(rows: Iterable[list[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _sha256(file: Any) -> str:
+def digest_of(file: Any) -> str:
+    """SHA-256 of an open file, from its start."""
     file.seek(0)
     digest = hashlib.sha256()
     while piece := file.read(1 << 20):

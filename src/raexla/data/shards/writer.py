@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from raexla.data.shards.index import INDEX, MEMBERS, Index, ShardEntry, entry_of, save_index
-from raexla.data.shards.store import Store
-from raexla.data.shards.tar import BLOCK, IMAGE_EXTENSIONS, make_table, split_name
+from raexla.data.shards.index import INDEX, MEMBERS, Index, ShardEntry, digest_of, entry_of, save_index
+from raexla.data.shards.store import ShardDamaged, Store
+from raexla.data.shards.tar import BLOCK, IMAGE_EXTENSIONS, make_table, scan, split_name
 from raexla.recipe import UserError
 
 _RECORD = 20 * BLOCK  # tar files are padded to whole records
@@ -25,7 +25,8 @@ class ShardWriter:
 
     Leaving the `with` block by an exception drops the unfinished shard and writes no index: the finished shards are
     good, and the folder says that it isn't complete by having no `index.json`. A folder that already has shards is
-    refused unless `overwrite`, which removes the old index and shards first.
+    refused unless `overwrite`, which removes the old index and shards first, or `resume`, which keeps the full shards
+    that are there from the first on (`kept` says how many samples they hold) and removes the rest.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ShardWriter:
         samples_per_shard: int = 1000,
         bytes_per_shard: int = 1 << 29,
         overwrite: bool = False,
+        resume: bool = False,
     ) -> None:
         self.store = Store(out)
         self.prefix = prefix
@@ -44,7 +46,8 @@ class ShardWriter:
         self.index: Index | None = None
         self._entries: list[ShardEntry] = []
         self._tables: list[bytes] = []
-        self._make_room(overwrite)
+        self._make_room(overwrite, resume)
+        self.kept = sum(entry.samples for entry in self._entries)
         self._begin()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -92,18 +95,39 @@ class ShardWriter:
         else:
             self.abort()
 
-    def _make_room(self, overwrite: bool) -> None:
+    def _make_room(self, overwrite: bool, resume: bool) -> None:
         if not self.store.exists():
             return
         if not self.store.is_folder():
             raise UserError(f"{self.store.url}: is a file; --out wants a folder")
         old = [name for name in self.store.names() if name in (INDEX, MEMBERS) or name.endswith((".tar", ".partial"))]
-        if old and not overwrite:
+        if resume:
+            kept = self._keep(set(old))
+            old = [name for name in old if name not in kept]
+        elif old and not overwrite:
             raise UserError(
                 f"{self.store.url}: has {len(old)} shard files already ({old[0]}, ...); choose another or overwrite"
             )
         for name in sorted(old, key=lambda name: name != INDEX):  # the index first: without it the set isn't complete
             self.store.remove(name)
+
+    def _keep(self, names: set[str]) -> set[str]:
+        """Takes over the full shards among `names`, from the first on."""
+        while (name := self._name()) in names:
+            try:
+                with self.store.open(name) as file:
+                    table = scan(file, f"{self.store.url}/{name}")
+                    entry = entry_of(name, self.store.size(name), digest_of(file), table)
+            except ShardDamaged:
+                break
+            if entry.samples != self.samples_per_shard:
+                break
+            self._entries.append(entry)
+            self._tables.append(table.pack())
+        return {entry.name for entry in self._entries}
+
+    def _name(self) -> str:
+        return f"{self.prefix}-{len(self._entries):05d}.tar"
 
     def _begin(self) -> None:
         self._file: Any = tempfile.SpooledTemporaryFile(max_size=1 << 28)  # noqa: SIM115 (closed with its shard)
@@ -129,7 +153,7 @@ class ShardWriter:
     def _finish_shard(self) -> None:
         self._put(bytes(2 * BLOCK))
         self._put(bytes(-self._offset % _RECORD))
-        name = f"{self.prefix}-{len(self._entries):05d}.tar"
+        name = self._name()
         self.store.write(name, self._file)
         table = make_table(self._members)
         self._entries.append(entry_of(name, self._offset, self._digest.hexdigest(), table))

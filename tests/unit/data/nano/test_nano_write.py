@@ -8,8 +8,8 @@ import pytest
 from raexla import cli
 from raexla.data import SourceRecipe
 from raexla.data.nano.samples import sample
-from raexla.data.nano.write import COUNTS, is_complete, parse_counts, write_nano
-from raexla.data.shards import ShardSet, verify
+from raexla.data.nano.write import COUNTS, making, parse_counts, write_nano
+from raexla.data.shards import ShardSet, state_of, verify
 from raexla.data.source import Source
 from raexla.recipe import UserError
 
@@ -54,10 +54,9 @@ def test_what_is_complete_is_left_alone(tmp_path):
     write_nano(tmp_path, {"words": 6}, processes=1)  # another count: written anew
     assert json.loads((tmp_path / "words" / "nano.json").read_text())["count"] == 6
     tar.write_bytes(tar.read_bytes()[:-512])  # cut short: written anew
-    record = {"format": 1, "split": "words", "count": 6, "seed": 0}
-    assert not is_complete(tmp_path / "words", record)
+    assert state_of(making(tmp_path, "words", 6, 0)) == "begun"
     write_nano(tmp_path, {"words": 6}, processes=1)
-    assert is_complete(tmp_path / "words", record)
+    assert state_of(making(tmp_path, "words", 6, 0)) == "complete"
 
 
 def test_refusals(tmp_path):
