@@ -92,11 +92,10 @@ class ReconstructionRun:
         self._dtype, self._measures = dtype, measures
         self._reconstructor = Reconstructor(codec, runtime, recipe.batch_images)
         self._rng = np.random.default_rng(0)  # neither transform draws
-        kind = {"centre_crop": CentreCropRecipe, "squash": SquashRecipe}[recipe.transform]
         sizes = dict.fromkeys((codec.output_size, codec.image_size))  # one, unless the codec upsamples
-        recipes = [kind.model_validate({"type": recipe.transform, "size": size}) for size in sizes]
-        self._transforms = [build_transform(item) for item in recipes]
-        self._transform_facts = recipes[0].model_dump(mode="json")
+        transforms = [_transform(recipe.transform, size) for size in sizes]
+        self._transforms = [build_transform(item) for item in transforms]
+        self._transform_facts = transforms[0].model_dump(mode="json")
 
     def run(self, sources: Sequence[PictureSource], out: Path, ticks: Ticks) -> dict[str, Any]:
         """Reconstruct and measure; `out` gets PNGs, `sheet.png` and `reconstruct.json`, all of it or nothing.
@@ -229,6 +228,10 @@ class ReconstructionRun:
         sizes = f"{codec['image_size']} px in, {codec['output_size']} px out"
         latent = f"{codec['grid'][0]} x {codec['grid'][1]} tokens x {codec['channels']} channels"
         return title, f"{self._name}: {codec['type']}, {latent}, {sizes}; differences {GAIN}-fold around grey"
+
+
+def _transform(kind: str, size: int) -> CentreCropRecipe | SquashRecipe:
+    return CentreCropRecipe(type="centre_crop", size=size) if kind == "centre_crop" else SquashRecipe(size=size)
 
 
 def _mean(value: Mean, item: Measure) -> str:

@@ -124,7 +124,7 @@ def aligntok_identity(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         if name.startswith(("encoder.", "adapter.")):
             digest.update(f"{name} {list(state[name].shape)} {state[name].dtype}\n".encode())
-            digest.update(memoryview(state[name].contiguous().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(state[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"aligntok/{digest.hexdigest()}"
 
 

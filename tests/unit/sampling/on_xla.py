@@ -30,25 +30,16 @@ def answers_on_xla(folder: str) -> list[Any]:
     return [answers, after.compilations - before.compilations, after.fallbacks]
 
 
-def pictures_on_xla(folder: str) -> list[Any]:
-    """Guided pictures on two devices; compilations and fallbacks of a second call."""
-    model, runtime = load_model(Path(folder)), open_runtime(XlaRecipe(platform="cpu", devices=2))
-    model.place(runtime)
-    sampler = ImageSampler(model, runtime, sampling_recipe("euler", 4, 3.0, (0.1, 0.9), 2))
-    images = sampler.images(PROMPTS, seed=5)
-    before = runtime.counters()
-    sampler.images(PROMPTS[::-1], seed=5, first_row=7)
-    after = runtime.counters()
-    return [images.tolist(), after.compilations - before.compilations, after.fallbacks]
-
-
-def classes_on_xla(folder: str) -> list[Any]:
-    """Guided pictures of classes on two devices; compilations and fallbacks of a second call."""
-    model, runtime = load_class_model(Path(folder)), open_runtime(XlaRecipe(platform="cpu", devices=2))
-    model.place(runtime)
-    sampler = ImageSampler(model, runtime, sampling_recipe("euler", 4, 3.0, (0.1, 0.9), 2))
-    images = sampler.images(CLASSES, seed=5)
-    before = runtime.counters()
-    sampler.images(CLASSES[::-1], seed=5, first_row=7)
-    after = runtime.counters()
-    return [images.tolist(), after.compilations - before.compilations, after.fallbacks]
+def pictures_on_xla(folder: str, class_folder: str) -> list[Any]:
+    """Guided pictures of prompts and of classes on two devices; compilations and fallbacks of a second call of each."""
+    runtime = open_runtime(XlaRecipe(platform="cpu", devices=2))
+    out: list[Any] = []
+    extra = 0
+    for model, requests in ((load_model(Path(folder)), PROMPTS), (load_class_model(Path(class_folder)), CLASSES)):
+        model.place(runtime)
+        sampler = ImageSampler(model, runtime, sampling_recipe("euler", 4, 3.0, (0.1, 0.9), 2))
+        out.append(sampler.images(requests, seed=5).tolist())
+        before = runtime.counters().compilations
+        sampler.images(requests[::-1], seed=5, first_row=7)
+        extra += runtime.counters().compilations - before
+    return [*out, extra, runtime.counters().fallbacks]

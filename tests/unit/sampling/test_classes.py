@@ -17,7 +17,7 @@ from raexla.runtime import Draws, EagerRecipe, open_runtime
 from raexla.sampling.classes import CLASS_DESCRIPTION, load_class_model
 from raexla.sampling.draw import read_classes, sampling_recipe
 from raexla.sampling.images import ImageSampler, SamplingRecipe
-from tests.unit.sampling.on_xla import CLASSES, classes_on_xla
+from tests.unit.sampling.on_xla import CLASSES
 from tests.unit.sampling.tiny import save_class_model, save_model
 
 ALL = (0.0, 1.0)
@@ -98,13 +98,6 @@ def test_guidance_acts_inside_its_interval(model, runtime):
     plain = images(model, runtime)
     assert np.abs(images(model, runtime, guidance=4.0) - plain).max() > 1e-2
     np.testing.assert_allclose(images(model, runtime, guidance=4.0, interval=(0.0, 0.01)), plain, atol=1e-6)
-
-
-def test_xla_gives_the_same_and_compiles_once(in_process, folder, model, runtime):
-    pictures, compilations, fallbacks = in_process(classes_on_xla, str(folder))
-    expected = images(model, runtime, guidance=3.0, interval=(0.1, 0.9))
-    np.testing.assert_allclose(np.array(pictures), expected, atol=1e-4)
-    assert (compilations, fallbacks) == (0, {})
 
 
 def test_a_model_without_null_class_takes_no_guidance(tmp_path, runtime):

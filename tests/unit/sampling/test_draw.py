@@ -11,12 +11,13 @@ from raexla import cli
 from raexla.checkpoint.files import sha256
 from raexla.recipe import UserError
 from raexla.runtime import EagerRecipe, open_runtime
+from raexla.sampling.classes import load_class_model
 from raexla.sampling.codec import open_codec
 from raexla.sampling.draw import read_prompts, sampling_recipe, slug
 from raexla.sampling.images import ImageSampler
 from raexla.sampling.model import PromptError, find_model, load_model
-from tests.unit.sampling.on_xla import PROMPTS, pictures_on_xla
-from tests.unit.sampling.tiny import save_model
+from tests.unit.sampling.on_xla import CLASSES, PROMPTS, pictures_on_xla
+from tests.unit.sampling.tiny import save_class_model, save_model
 
 ALL = (0.0, 1.0)
 
@@ -72,10 +73,13 @@ def test_other_samplers_do_not_depend_on_the_batch(model, runtime, sampler):
     assert np.abs(one - images(model, runtime, guidance=2.0)).max() > 1e-3
 
 
-def test_xla_gives_the_same_and_compiles_once(in_process, folder, model, runtime):
-    pictures, compilations, fallbacks = in_process(pictures_on_xla, str(folder))
-    expected = images(model, runtime, guidance=3.0, interval=(0.1, 0.9))
-    np.testing.assert_allclose(np.array(pictures), expected, atol=1e-4)
+def test_xla_gives_the_same_and_compiles_once(in_process, folder, model, runtime, tmp_path):
+    classes = save_class_model(tmp_path)  # one process for both kinds of models: starting it is what takes time
+    pictures, of_classes, compilations, fallbacks = in_process(pictures_on_xla, str(folder), str(classes))
+    guided = {"guidance": 3.0, "interval": (0.1, 0.9)}
+    np.testing.assert_allclose(np.array(pictures), images(model, runtime, **guided), atol=1e-4)
+    expected = images(load_class_model(classes), runtime, CLASSES, **guided)
+    np.testing.assert_allclose(np.array(of_classes), expected, atol=1e-4)
     assert (compilations, fallbacks) == (0, {})
 
 
