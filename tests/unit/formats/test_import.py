@@ -135,6 +135,7 @@ def test_an_output_head_that_should_be_tied_and_is_not(made: Path, tmp_path: Pat
         ({"diffusion_norm_stats_path": "stats.pt"}, r"names latent statistics \(stats\.pt\).*--statistics"),
         ({"diffusion_model_channels": 64}, "latent with 64 channels, but --encoder .* gives 24"),
         ({"vocab_size": 300}, "the tokenizer has ids up to"),
+        ({"diffusion_model_depth": 1}, r"0 missing, 12 unexpected[^$]*unexpected: diff_head\.model\.dit_blocks\.1\."),
         ({"mm_projector_type": "linear"}, "mm_projector_type 'linear'"),
     ],
 )
