@@ -35,9 +35,8 @@ step raexla report $runs --title "raexla on the nano world: from shards to pictu
 
 if [[ -n "$keep" ]]; then
   kept=recipes/nano/artifacts
-  rm -rf $kept/decoder $kept/model
-  step cp -r $runs/decoder/artifact $kept/decoder
-  step cp -r $runs/finetune/artifact $kept/model
+  step python tools/keep_nano.py $runs/decoder/artifact $kept/decoder
+  step python tools/keep_nano.py $runs/finetune/artifact $kept/model
   step raexla sample --model nano --prompt "a red circle left of a blue square" --out $runs/kept
 fi
 
