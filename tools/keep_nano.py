@@ -1,4 +1,4 @@
-"""Keep a run's artifact as one of those that the repository ships: matrices in half precision, everything else as it is.
+"""Keep a run's artifact as one of those that the repository ships: matrices in half precision, the rest as it is.
 
     python tools/keep_nano.py runs/nano-long/finetune/artifact recipes/nano/artifacts/model
 
