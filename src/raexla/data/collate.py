@@ -19,10 +19,11 @@ AnyTransformRecipe = SquashRecipe | CentreCropRecipe | RandomCropRecipe
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image `[size, size, 3]` with its label, or -1."""
+    """One image `[size, size, 3]` with its label, or -1, and the place of its source in the list that was asked for."""
 
     pixels: np.ndarray
     label: int = -1
+    source: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class ChatItem:
     pixels: np.ndarray | None
 
 
-def image_rows(recipe: AnyTransformRecipe, *, labels: bool = False) -> tuple[Transform, Collate]:
-    """For image-only stages: arrays `pixels` uint8 `[n, size, size, 3]` and, with `labels`, `label` int32 `[n]`."""
+def image_rows(
+    recipe: AnyTransformRecipe, *, labels: bool = False, sources: Sequence[str] = ()
+) -> tuple[Transform, Collate]:
+    """For image-only stages: arrays `pixels` uint8 `[n, size, size, 3]` and, with `labels`, `label` int32 `[n]`; with
+    `sources`, `source` int32 `[n]`, the place of each row's source among these names."""
     change = build_transform(recipe)
 
     def transform(sample: Sample, rng: np.random.Generator) -> ImageRow:
@@ -42,12 +46,15 @@ def image_rows(recipe: AnyTransformRecipe, *, labels: bool = False) -> tuple[Tra
             raise Refused("missing_image")
         if labels and sample.label is None:
             raise Refused("missing_label", "the source's recipe names no field for it")
-        return ImageRow(change(sample.image, rng), -1 if sample.label is None else sample.label)
+        source = sources.index(sample.source) if sources else 0
+        return ImageRow(change(sample.image, rng), -1 if sample.label is None else sample.label, source)
 
     def collate(group: str, items: list[Any]) -> dict[str, np.ndarray]:
         arrays = {"pixels": np.stack([item.pixels for item in items])}
         if labels:
             arrays["label"] = np.asarray([item.label for item in items], dtype=np.int32)
+        if sources:
+            arrays["source"] = np.asarray([item.source for item in items], dtype=np.int32)
         return arrays
 
     return transform, collate

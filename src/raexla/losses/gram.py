@@ -1,13 +1,20 @@
-"""Gram (style) loss: the channel correlations of two images' features agree (Gatys et al. 2016; 000, sec. 2).
+"""Gram (style) loss: the channel correlations of two images' features agree (Gatys et al. 2015; 000, sec. 2).
 
-The paper states neither layers nor normalisation. Here: features of any list of layers (VGG16's relu1_2 .. relu4_3, or
-the frozen encoder's blocks), Gram matrix divided by channels x positions, squared error averaged over entries, summed
-over layers.
+Paper 000 cites Gatys et al. and states neither layers nor normalisation; no released code has this loss. Here: features
+of any list of layers (VGG16's ReLUs, or the frozen encoder's blocks), and two normalisations. With F [C, N] the
+features of a layer and A those of the original:
+
+    mean   (default)  sum over layers of mean_ij (F F^T - A A^T)^2 / (C N)^2            (Johnson et al. 2016)
+    gatys             mean over layers of sum_ij (F F^T - A A^T)^2 / (4 C^2 N^2)        (Gatys et al., eqs. 4 and 5)
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
+import torch
 from torch import Tensor
+
+GramNormalisation = Literal["mean", "gatys"]
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -17,9 +24,16 @@ def gram_matrix(features: Tensor) -> Tensor:
     return tokens.transpose(1, 2) @ tokens / (tokens.shape[1] * tokens.shape[2])
 
 
-def gram_loss(prediction: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-    """Sum over layers of the mean squared difference of Gram matrices; features as in `gram_matrix`; a scalar."""
-    losses = [
-        (gram_matrix(p) - gram_matrix(t)).square().mean() for p, t in zip(prediction, target, strict=True)
-    ]  # one scalar a layer
-    return sum(losses[1:], losses[0])
+def gram_losses(
+    prediction: Sequence[Tensor], target: Sequence[Tensor], normalise: GramNormalisation = "mean"
+) -> Tensor:
+    """The Gram loss [B] of each pair of images; features as in `gram_matrix`, one tensor a layer."""
+    squares = [(gram_matrix(p) - gram_matrix(t)).square() for p, t in zip(prediction, target, strict=True)]
+    if normalise == "mean":
+        return torch.stack([square.mean((1, 2)) for square in squares]).sum(0)
+    return torch.stack([0.25 * square.sum((1, 2)) for square in squares]).mean(0)
+
+
+def gram_loss(prediction: Sequence[Tensor], target: Sequence[Tensor], normalise: GramNormalisation = "mean") -> Tensor:
+    """The mean of `gram_losses`; a scalar."""
+    return gram_losses(prediction, target, normalise).mean()

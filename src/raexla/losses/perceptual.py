@@ -4,7 +4,7 @@ LPIPS (Zhang et al. 2018) comes from the `lpips` package, whose linear heads are
 not: its file is named by the user, and without it there is no LPIPS, never a randomly initialised one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -15,10 +15,16 @@ from raexla.nn.weights import read_tensors
 from raexla.recipe import UserError
 
 VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+"""The activations that LPIPS reads."""
 
 
 def feature_distance(prediction: Sequence[Tensor], target: Sequence[Tensor], eps: float = 1e-6) -> Tensor:
-    """Mean over layers of the mean squared distance between unit feature vectors; a scalar in [0, 4].
+    """The mean of `feature_distances`; a scalar."""
+    return feature_distances(prediction, target, eps).mean()
+
+
+def feature_distances(prediction: Sequence[Tensor], target: Sequence[Tensor], eps: float = 1e-6) -> Tensor:
+    """Mean over layers of the mean squared distance between unit feature vectors; [B], in [0, 4].
 
     Args:
         prediction, target: features of the two images, one [B, N, C] a layer (`Encoder.features`).
@@ -27,9 +33,10 @@ def feature_distance(prediction: Sequence[Tensor], target: Sequence[Tensor], eps
     Each layer's vectors are scaled to unit length, as in LPIPS, so that no layer outweighs the others.
     """
     losses = [
-        (_unit(p, -1, eps) - _unit(t, -1, eps)).square().sum(-1).mean() for p, t in zip(prediction, target, strict=True)
+        (_unit(p, -1, eps) - _unit(t, -1, eps)).square().sum(-1).mean(1)
+        for p, t in zip(prediction, target, strict=True)
     ]
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean(0)
 
 
 class Vgg16Features(nn.Module):
@@ -50,7 +57,38 @@ class Vgg16Features(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """`image` [B, 3, H, W] in [0, 1] -> five maps [B, C, H', W'] in the order of `VGG_LAYERS`."""
-        return tuple(self.vgg((image * 2.0 - 1.0 - self.shift) / self.scale))
+        maps = self.maps(image, VGG_LAYERS)
+        return tuple(maps[layer] for layer in VGG_LAYERS)
+
+    def maps(self, image: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """The activations of `layers` (`relu1_1` ... `relu5_3`), each [B, C, H', W']; one pass for all of them."""
+        hidden, found = (image * 2.0 - 1.0 - self.shift) / self.scale, {}
+        for name, module in self._named():
+            hidden = module(hidden)
+            if name in layers:
+                found[name] = hidden
+        return found
+
+    def check(self, layers: Sequence[str]) -> None:
+        """Refuse names that VGG16 doesn't have.
+
+        Raises:
+            UserError: the first of them, and all that there are.
+        """
+        known = [name for name, _ in self._named() if name]
+        for layer in layers:
+            if layer not in known:
+                raise UserError(f"losses.gram.layers: VGG16 has no {layer!r}; it has {', '.join(known)}")
+
+    def _named(self) -> Iterator[tuple[str, nn.Module]]:
+        """The layers in order; activations have names, the others none."""
+        block, number = 1, 0
+        for index in range(1, 6):
+            for module in self.vgg.get_submodule(f"slice{index}").children():
+                if isinstance(module, nn.MaxPool2d):
+                    block, number = block + 1, 0
+                number += isinstance(module, nn.Conv2d)
+                yield (f"relu{block}_{number}" if isinstance(module, nn.ReLU) else ""), module
 
 
 class LPIPS(nn.Module):

@@ -46,6 +46,12 @@ class Progress:
             self._last = time.monotonic()
             print(f"{self._what} {self._done}/{self._total}  {self._note}", file=sys.stderr, flush=True)
 
+    def stand_at(self, done: int) -> None:
+        """So many steps are done: a resume, or a run that went back."""
+        self._done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
     def show(self, values: Mapping[str, float] | None, redraw: bool = True) -> None:
         """Change what is shown beside the bar."""
         if values:

@@ -32,6 +32,7 @@ class Part:
         parameters: name -> parameter; frozen ones must not be among them.
         steps: optimiser steps of the whole run, for the schedule.
         start: the first step at which this part is updated; its schedule begins there.
+        epoch_steps: steps of a virtual epoch, for a warm-up in epochs.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Part:
         devices: Devices,
         steps: int,
         start: int = 0,
+        epoch_steps: float | None = None,
     ) -> None:
         self.name, self.recipe, self.parameters = name, recipe, dict(parameters)
-        self._devices, self._steps, self._start = devices, steps, start
+        self._devices, self._steps, self._start, self._epoch_steps = devices, steps, start, epoch_steps
         self.optimizer = AdamW(
             list(self.parameters.values()),
             lr=recipe.lr,
@@ -60,7 +62,20 @@ class Part:
 
     def controls(self, step: int) -> dict[str, float]:
         """Host values that the update of `step` needs."""
-        return {f"lr/{self.name}": learning_rate(self.recipe, max(0, step - self._start), self._steps - self._start)}
+        own, steps = max(0, step - self._start), self._steps - self._start
+        return {f"lr/{self.name}": learning_rate(self.recipe, own, steps, self._epoch_steps)}
+
+    def describe(self) -> str:
+        """Size and schedule for a person."""
+        schedule = self.recipe.schedule
+        warmup = schedule.warmup(self._steps - self._start, self._epoch_steps)
+        size = sum(p.numel() for p in self.parameters.values()) / 1e6
+        rate = f"{self.recipe.lr:g}" + ("" if schedule.type == "constant" else f" to {schedule.min_lr:g}")
+        begins = f" from step {self._start:,}" if self._start else ""
+        return (
+            f"{self.name}: {size:.2f}M trained parameters, lr {rate} {schedule.type} over "
+            f"{self._steps - self._start:,} steps{begins}, {warmup:,} of them warm-up"
+        )
 
     def update(self, gradients: Sequence[Tensor], controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One AdamW step and EMA update.

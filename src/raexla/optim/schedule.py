@@ -16,17 +16,30 @@ class ScheduleRecipe(Recipe):
     """Steps of linear warm-up; the first step already has 1 / warmup_steps of the rate."""
     warmup_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
     """The same as a fraction of all steps, rounded up."""
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    """The same in virtual epochs (`train.epoch_images`), rounded up."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     """Where cosine and linear end."""
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "ScheduleRecipe":
-        if self.warmup_steps is not None and self.warmup_fraction is not None:
-            raise ValueError("give warmup_steps or warmup_fraction, not both")
+        given = [
+            name for name in ("warmup_steps", "warmup_fraction", "warmup_epochs") if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given: leave one out, or set it to null")
         return self
 
-    def warmup(self, steps: int) -> int:
-        """Warm-up steps out of `steps`."""
+    def warmup(self, steps: int, epoch_steps: float | None = None) -> int:
+        """Warm-up steps out of `steps`; `epoch_steps` are those of a virtual epoch.
+
+        Raises:
+            ValueError: the warm-up is given in epochs, and nobody says how long one is.
+        """
+        if self.warmup_epochs is not None:
+            if epoch_steps is None:
+                raise ValueError("warmup_epochs: the steps of an epoch are not known here")
+            return math.ceil(self.warmup_epochs * epoch_steps)
         return self.warmup_steps or math.ceil((self.warmup_fraction or 0.0) * steps)
 
 
@@ -45,13 +58,13 @@ class OptimizerRecipe(Recipe):
     schedule: ScheduleRecipe = ScheduleRecipe()
 
 
-def learning_rate(recipe: OptimizerRecipe, step: int, steps: int) -> float:
-    """The rate of the optimiser step `step` (0-based) out of `steps`.
+def learning_rate(recipe: OptimizerRecipe, step: int, steps: int, epoch_steps: float | None = None) -> float:
+    """The rate of the optimiser step `step` (0-based) out of `steps`; `epoch_steps` as in `ScheduleRecipe.warmup`.
 
     Never exactly zero: a zero would be another graph under XLA, and a division by zero in the capturable AdamW.
     """
     schedule = recipe.schedule
-    warmup = schedule.warmup(steps)
+    warmup = schedule.warmup(steps, epoch_steps)
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
     if schedule.type == "constant":

@@ -1,5 +1,6 @@
 """The run directory: what it holds, when it may be gone on with, when it is refused."""
 
+import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from raexla.train.base import StageRecipe
 #: Keys in which a resumed run may differ from the one that began: they change no step that has been taken.
 MAY_CHANGE = (
     "train.steps",
+    "train.epochs",
     "train.accumulate",
     "run.dir",
     "runtime",
@@ -22,6 +24,7 @@ MAY_CHANGE = (
     "eval",
     "obs",
     "checkpoint",
+    "guards",
     "data.loader",
 )
 
@@ -56,6 +59,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.artifact = self.path / "artifact"
+        self._named: set[int] = set()
         if fresh and first and (self.path / "recipe.yaml").is_file():
             shutil.rmtree(self.path)
         elif (self.path / "recipe.yaml").is_file():
@@ -89,9 +93,10 @@ class RunDirectory:
         write_json(path, (read_json(path) if path.is_file() else {}) | dict(values))
 
     def quarantine(self, refused: list[dict[str, Any]]) -> None:
-        """Name refused samples in `quarantine.jsonl`."""
-        import json
-
-        if refused:
+        """Name refused samples in `quarantine.jsonl`; those that are read again after a rollback only once."""
+        lines = [json.dumps(entry) + "\n" for entry in refused]
+        new = [line for line in lines if hash(line) not in self._named]
+        self._named.update(map(hash, new))
+        if new:
             with (self.path / "quarantine.jsonl").open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in refused)
+                file.writelines(new)

@@ -160,7 +160,7 @@ class EncoderTask(Task):
         runtime.place(self.towers)
         self.own("", self.towers)
         named = dict(self.towers.named_parameters())
-        self.parts = [Part("encoder", recipe.optim.encoder, named, runtime, self.steps)]
+        self.parts = [Part("encoder", recipe.optim.encoder, named, runtime, self.steps, epoch_steps=self.epoch_steps)]
 
     def _whiten(self) -> None:
         """Start the patch embedding from the principal components of patches, whitened: all detail comes in."""

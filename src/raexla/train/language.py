@@ -142,7 +142,7 @@ class LanguageTask(Task):
         runtime.place(self.body)
         self.own("", self.body)
         named = dict(self.body.named_parameters())
-        self.parts = [Part("language", recipe.optim.language, named, runtime, self.steps)]
+        self.parts = [Part("language", recipe.optim.language, named, runtime, self.steps, epoch_steps=self.epoch_steps)]
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         change, collate = chat_rows(self.chat, SquashRecipe(type="squash", size=8))

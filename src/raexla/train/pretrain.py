@@ -102,9 +102,9 @@ class UnifiedTask(Task):
         rest = {name: p for name, p in named.items() if name not in dit}
         if not self.has_conversations:  # no context images: the projector is not used
             rest = {name: p for name, p in rest.items() if not name.startswith("mllm.projector.")}
-        self.parts = [Part("dit", optim.dit, dit, runtime, self.steps)]
+        self.parts = [Part("dit", optim.dit, dit, runtime, self.steps, epoch_steps=self.epoch_steps)]
         if optim.llm is not None:
-            self.parts.insert(0, Part("llm", optim.llm, rest, runtime, self.steps))
+            self.parts.insert(0, Part("llm", optim.llm, rest, runtime, self.steps, epoch_steps=self.epoch_steps))
         trained = {name for part in self.parts for name in part.parameters}
         for name, parameter in named.items():
             parameter.requires_grad_(name in trained)

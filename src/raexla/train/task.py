@@ -34,7 +34,8 @@ class Task(ABC):
         self.runtime = runtime
         self.seed = recipe.run.seed
         self.data = recipe.data
-        self.steps = recipe.train.steps
+        self.train = recipe.train
+        self.steps, self.epoch_steps = recipe.train.total_steps, recipe.train.epoch_steps
         self.accumulate = recipe.train.accumulate
         self.batch_images = recipe.train.global_batch_images
         self.parts: list[Part] = []
@@ -76,6 +77,27 @@ class Task(ABC):
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         """The training data from `cursor` on."""
 
+    def legible(self, values: dict[str, float]) -> dict[str, float]:
+        """What is written of a step's scalars."""
+        return values
+
+    def observe(self, step: int, phase: str, values: Mapping[str, float]) -> str | None:
+        """Look at the record of a step of `phase` while `step` is the next to be taken; a line for a person if that
+        changes what the steps from `step` on do. What is decided here belongs into `memory`.
+
+        Raises:
+            UserError: the run should not go on.
+        """
+        return None
+
+    def memory(self) -> dict[str, Any]:
+        """JSON values that a checkpoint keeps beside the state: what `observe` has decided."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take over what `memory` gave, or begin if it is empty."""
+        del memory  # nothing to remember
+
     def evaluate(self, step: int, samples: Path) -> dict[str, float]:
         """Validation figures at `step`, and pictures into `samples`."""
         return {}
@@ -90,10 +112,7 @@ class Task(ABC):
 
     def describe(self) -> list[str]:
         """Lines for a person at the start of a run."""
-        return [
-            f"{part.name}: {sum(p.numel() for p in part.parameters.values()) / 1e6:.2f}M trained parameters"
-            for part in self.parts
-        ]
+        return [self.train.describe(), *(part.describe() for part in self.parts)]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a checkpoint holds, by name."""
@@ -127,6 +146,10 @@ class Task(ABC):
     def draws(self, controls: Mapping[str, Tensor], rows: Tensor) -> Draws:
         """The step's random numbers for the samples of `rows`."""
         return Draws(self.seed, controls["step"].to(torch.int32), rows)
+
+    def over_processes(self, scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars of this process's rows, each with its share of the whole batch -> those of all processes."""
+        return {name: self.runtime.sum_over_processes(value) for name, value in scalars.items()}
 
     def micro_batches(self, batch: Batch) -> Iterator[Batch]:
         """The micro-batches of a step: [accumulate, n, ...] -> accumulate times [n, ...]."""

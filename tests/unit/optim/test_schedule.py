@@ -35,5 +35,14 @@ def test_never_zero_even_past_the_end() -> None:
 
 def test_fraction_is_rounded_up_and_two_warmups_are_refused() -> None:
     assert ScheduleRecipe(warmup_fraction=0.0134).warmup(30_000) == 402
-    with pytest.raises(ValidationError, match="not both"):
+    with pytest.raises(ValidationError, match="warmup_steps and warmup_fraction are both given: leave one out, or set"):
         ScheduleRecipe(warmup_steps=3, warmup_fraction=0.1)
+
+
+def test_a_warmup_in_epochs_needs_to_know_what_an_epoch_is() -> None:
+    recipe = OptimizerRecipe(lr=1.0, schedule=ScheduleRecipe(warmup_epochs=2))
+    assert recipe.schedule.warmup(200_000, 2500.0) == 5000
+    assert ScheduleRecipe(warmup_epochs=0.5).warmup(100, 2.2) == 2
+    assert learning_rate(recipe, 2499, 200_000, 2500.0) == 0.5
+    with pytest.raises(ValueError, match="the steps of an epoch are not known"):
+        learning_rate(recipe, 0, 10)

@@ -127,6 +127,8 @@ def train(made: dict[str, str], values: dict[str, Any], steps: int) -> tuple[lis
                 hidden = features(seen)
                 adversarial = -critic.logits([hidden[layer] for layer in LAYERS]).mean()
                 of_similarity = torch.autograd.grad(similarity, decoder.head.weight, retain_graph=True)[0].norm()
+                adverse = torch.autograd.grad(adversarial, list(decoder.parameters()), retain_graph=True)
+                found["gradient_norm/adversarial"] = torch.cat([g.flatten() for g in adverse]).norm()
                 of_adversarial = torch.autograd.grad(adversarial, decoder.head.weight, retain_graph=True)[0].norm()
                 lam = (of_similarity / (of_adversarial + 1e-6)).clamp(0, 1e4).detach()
                 loss = similarity + WEIGHTS["adversarial"] * lam * adversarial
@@ -159,6 +161,7 @@ def train(made: dict[str, str], values: dict[str, Any], steps: int) -> tuple[lis
                 critic_optim.zero_grad()
                 loss.backward()
                 found |= {"critic/loss": loss, "critic/real": reals.mean(), "critic/fake": fakes.mean()}
+                found |= {"critic/real_std": reals.std(correction=0), "critic/fake_std": fakes.std(correction=0)}
                 found["critic/accuracy"] = 0.5 * ((reals > 0).float().mean() + (fakes < 0).float().mean())
                 found["gradient_norm/critic"] = torch.cat([p.grad.flatten() for p in critic.weights.values()]).norm()  # type: ignore[union-attr]
                 critic_optim.step()
