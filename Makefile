@@ -58,7 +58,7 @@ $(STAMP): $(VENV)/bin/uv pyproject.toml $(wildcard requirements/$(BACKEND)-py*.t
 demo: $(STAMP)  ## shards, decoder, pretraining, finetuning, samples, scores, report: minutes on two cores
 	tools/demo.sh
 
-demo-long: $(STAMP)  ## the same with a larger budget: about an hour
+demo-long: $(STAMP)  ## the same with a larger budget: about 40 minutes
 	tools/demo.sh --long
 
 nano: $(STAMP)  ## remake the shipped nano encoder and language model
