@@ -16,7 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from raexla.models import dit as dit_package
 from raexla.models import mllm as mllm_package
 from raexla.models.codecs import RAECodecRecipe, build_codec
-from raexla.models.critic import Critic, EncoderFeatures
+from raexla.models.critic import Critic, DinoFeaturesRecipe, EncoderFeatures, build_dino
 from raexla.models.critic import sharding_table as critic_table
 from raexla.models.decoder import SHARDING as DECODER_TABLE
 from raexla.models.dit import LightningDiT
@@ -30,6 +30,8 @@ from raexla.train.finetune import FinetuneRecipe
 from raexla.train.language import LanguageRecipe
 from raexla.train.pretrain import PretrainRecipe
 from raexla.train.stages import STAGES
+from tests.unit.models.encoders.test_released_sizes import RELEASED
+from tests.unit.models.encoders.test_released_sizes import folder as released_folder
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml"))
@@ -56,8 +58,13 @@ def _maker(artifact: str) -> Any:
 
 
 def _configuration(path: str, scratch: Path) -> str:
-    """A folder with the `config.json` of `recipes/X/artifacts/NAME`, there or by `recipes/X/NAME.yaml`."""
+    """A folder with the `config.json` of `recipes/X/artifacts/NAME`, there or by `recipes/X/NAME.yaml`; of a hub name
+    the published configuration."""
     folder = Path(path)
+    if folder.name in RELEASED:
+        out = scratch / folder.name
+        out.mkdir(exist_ok=True)
+        return released_folder(out, folder.name)
     if (folder / "config.json").is_file():
         return path
     assert folder.parent.name == "artifacts", f"{path} is not there, and no recipe makes it"
@@ -122,8 +129,12 @@ def build(recipe: Any, scratch: Path) -> Built:
         codec = _codec(recipe.codec, scratch)
         built: Built = [(codec.decoder, DECODER_TABLE), (codec.encoder, None)]
         if recipe.critic is not None:
-            assert recipe.critic.features.type == "encoder"
-            features = EncoderFeatures(codec.encoder, recipe.critic.features.layers)
+            kind = recipe.critic.features
+            features: Any
+            if isinstance(kind, DinoFeaturesRecipe):
+                features = build_dino(kind, codec.image_size)
+            else:
+                features = EncoderFeatures(codec.encoder, kind.layers)
             built.append((Critic(features, recipe.critic), critic_table(recipe.critic)))
         return built
     if isinstance(recipe, EncoderRecipe):
