@@ -11,13 +11,13 @@ cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 case "${1:-}" in
-  "")     recipes=recipes/nano      runs=runs/nano ;;
-  --long) recipes=recipes/nano/long runs=runs/nano-long ;;
+  "")     recipes=recipes/nano      runs=runs/nano      guidance=3 ;;
+  --long) recipes=recipes/nano/long runs=runs/nano-long guidance=2 ;;
   *)      echo "usage: tools/demo.sh [--long [--keep]]" >&2; exit 2 ;;
 esac
 keep=${2:-}
 [[ -z "$keep" || "$keep" == --keep ]] || { echo "usage: tools/demo.sh [--long [--keep]]" >&2; exit 2; }
-sampler=(--steps 16 --guidance 2 --guidance-interval 0.3 1.0 --devices 4)
+sampler=(--steps 16 --guidance $guidance --guidance-interval 0.3 1.0)
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; "$@"; }
 
 step raexla shards nano --out data/nano --split decoder --split pretrain --split finetune --split understanding \
@@ -29,7 +29,7 @@ step raexla train $recipes/finetune.yaml --out $runs/finetune
 
 step raexla sample --model $runs/finetune --prompts tools/demo-prompts.txt --per-prompt 4 "${sampler[@]}" \
   --out $runs/samples
-step raexla score  --model $runs/finetune "${sampler[@]}" --out $runs/score
+step raexla score  --model $runs/finetune "${sampler[@]}" --devices 4 --out $runs/score
 
 step raexla report $runs --title "raexla on the nano world: from shards to pictures"
 
