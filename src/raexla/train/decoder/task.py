@@ -60,13 +60,13 @@ class DecoderTask(Task):
             self.own("critic.heads", self.critic.heads)
         runtime.place(self.decoder, SHARDING)
         self.own("decoder", self.decoder)
+        names = [source.name for source in recipe.data.sources]
+        self.sources = names if len(names) > 1 else []
         if recipe.start is not None and recipe.codec.weights is None:
             ridge_start(self, recipe.start)
         self._first = {name: recipe.first_step(name) for name in ("perceptual", "critic", "adversarial")}
         self.parts = self._make_parts()
         self.watch = CriticWatch(recipe.guards.critic_accuracy)
-        names = [source.name for source in recipe.data.sources]
-        self.sources = names if len(names) > 1 else []
         self.validation = ReconstructionValidation(self, recipe.eval)
 
     def _check_sizes(self) -> None:
