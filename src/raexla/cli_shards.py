@@ -37,6 +37,45 @@ def shards_nano(
     typer.echo("\n".join(lines))
 
 
+@shards_app.command("text")
+def shards_text(
+    out: Annotated[str, typer.Option("--out", help="Folder or URL for the shards.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Samples.")] = 10_000,
+    size: Annotated[int, typer.Option("--size", min=32, max=4096, help="Side of the pictures in pixels.")] = 256,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another one for a held-out set.")] = 0,
+    fonts: Annotated[
+        list[str] | None,
+        typer.Option("--fonts", metavar="FOLDER", help="ttf, otf; may be repeated. Left out: the system's fonts."),
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", metavar="FILE", help="One text a line. Left out: made-up phrases.")
+    ] = None,
+    jpeg: Annotated[
+        int | None, typer.Option("--jpeg", metavar="QUALITY", min=1, max=95, help="JPEG instead of PNG.")
+    ] = None,
+    samples_per_shard: Annotated[int, typer.Option(min=1)] = 1000,
+    processes: Annotated[int, typer.Option(min=1, help="That make samples; the result is the same.")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards made from something else.")] = False,
+) -> None:
+    """Render words and sentences in many fonts, sizes, colours, on many backgrounds; goes on after a stop."""
+    from raexla.data.text import TextRecipe, find_fonts, write_text
+    from raexla.eval.progress import bars
+
+    recipe = TextRecipe(
+        count=count,
+        size=size,
+        seed=seed,
+        texts=str(texts) if texts else None,
+        jpeg_quality=jpeg,
+        samples_per_shard=samples_per_shard,
+    )
+    found = find_fonts(fonts or ())
+    with bars() as ticks:
+        tick = ticks("rendered text", count)
+        lines = write_text(out, recipe, found, processes=processes, overwrite=overwrite, tick=tick)
+    typer.echo("\n".join(lines))
+
+
 @shards_app.command("pack")
 def shards_pack(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Pictures with captions: x.png + x.txt, or a list.")],

@@ -44,7 +44,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Cards on a grid, `cell` pixels wide each, with up to `lines` lines of caption."""
     margin, gap, pad, line = 20, 12, 8, 16
-    font, bold = ImageFont.load_default(12), ImageFont.load_default(18)
+    font, bold = _caption_font("".join(card.caption for card in cards)), ImageFont.load_default(18)
     columns = max(1, min(columns, len(cards)))
     wrapped = [_wrap(card.caption or card.note, font, cell - 2 * pad, lines) for card in cards]
     rows = [range(first, min(first + columns, len(cards))) for first in range(0, len(cards), columns)]
@@ -67,6 +67,17 @@ def contact_sheet(
                 draw.text((left + pad, top + cell + count * line), text, ink, font)
         top += height + gap
     return sheet
+
+
+def _caption_font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font has ASCII only; for other characters one of the usual system fonts, if there is one."""
+    if not text.isascii():
+        for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "Arial.ttf"):
+            try:
+                return ImageFont.truetype(name, 11)
+            except OSError:
+                continue
+    return ImageFont.load_default(12)
 
 
 def _card(shards: ShardSet, number: int, row: int) -> Card:

@@ -64,12 +64,15 @@ class ShardWriter:
             if split_name(f"{key}.{extension}") != (key, extension) or key.startswith("/") or "\0" in key:
                 raise ValueError(f"{key}.{extension}: would not read back as key {key!r}, extension {extension!r}")
         size = sum(len(data) for data in members.values())
-        if self._keys and (len(self._keys) >= self.samples_per_shard or self._offset + size > self.bytes_per_shard):
+        if self._keys and self._offset + size > self.bytes_per_shard:
             self._finish_shard()
             self._begin()
         self._keys.add(key)
         for extension in sorted(members, key=lambda name: (_FIRST.get(name, len(_FIRST)), name)):
             self._append(f"{key}.{extension}", members[extension])
+        if len(self._keys) >= self.samples_per_shard:  # at once: a stop now costs nothing
+            self._finish_shard()
+            self._begin()
 
     def close(self) -> Index:
         """Finish the last shard, write the index, return it. A writer that got no sample writes one empty shard."""
