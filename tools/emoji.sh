@@ -19,7 +19,7 @@ step raexla shards peek data/emoji/train --out data/emoji/peek.png
 
 step raexla train recipes/emoji/decoder.yaml
 step raexla train recipes/emoji/pretrain.yaml
-step raexla sample --model runs/emoji/pretrain --prompts tools/emoji-prompts.txt --per-prompt 4 --steps 50 --devices 4 \
-  --out runs/emoji/samples
+step raexla sample --model runs/emoji/pretrain --prompts tools/emoji-prompts.txt --per-prompt 4 --steps 16 --guidance 3 \
+  --guidance-interval 0.3 1.0 --out runs/emoji/samples
 step raexla report runs/emoji --title "raexla on emoji"
 echo "report: $PWD/runs/emoji/report.html"
