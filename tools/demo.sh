@@ -9,10 +9,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS=1  # XLA has threads of its own; PyTorch's would spin beside them
 
 case "${1:-}" in
-  "")     recipes=recipes/nano      runs=runs/nano      guidance=3 ;;
-  --long) recipes=recipes/nano/long runs=runs/nano-long guidance=2 ;;
+  "")     recipes=recipes/nano      runs=runs/nano      guidance=3 pictures=24000 ;;
+  --long) recipes=recipes/nano/long runs=runs/nano-long guidance=2 pictures=48000 ;;
   *)      echo "usage: tools/demo.sh [--long [--keep]]" >&2; exit 2 ;;
 esac
 keep=${2:-}
@@ -21,7 +22,7 @@ sampler=(--steps 16 --guidance $guidance --guidance-interval 0.3 1.0)
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; "$@"; }
 
 step raexla shards nano --out data/nano --split decoder --split pretrain --split finetune --split understanding \
-  --split validation
+  --split validation --count pretrain=$pictures --count understanding=$((pictures / 2))
 
 step raexla train $recipes/decoder.yaml  --out $runs/decoder
 step raexla train $recipes/pretrain.yaml --out $runs/pretrain

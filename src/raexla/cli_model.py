@@ -1,4 +1,4 @@
-"""Verbs on a trained model: sample, understand, reconstruct, score, report. `cli.py` has the rules of verbs."""
+"""Verbs on a trained model: sample, understand, reconstruct, stats, score, report. `cli.py` has the rules of verbs."""
 
 from __future__ import annotations
 
@@ -174,16 +174,26 @@ def reconstruct(
     ] = "centre_crop",
     shown: Annotated[int, typer.Option("--shown", min=1, help="Pictures in the sheet.")] = 12,
     save: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Write each reconstruction as a PNG.")] = True,
+    lpips: Annotated[
+        Path | None, typer.Option("--lpips", metavar="FILE", help="Measure LPIPS with VGG16's weights in this file.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features", metavar="PATH", help="Measure rFID: Inception's weights (a file), or an encoder's folder."
+        ),
+    ] = None,
     batch: Batch = 64,
     runtime: RuntimeType = "auto",
     devices: Devices = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Take pictures through a codec and back: reconstructions, a sheet to look at, PSNR and SSIM."""
+    """Take pictures through a codec and back: reconstructions, a sheet to look at, PSNR, SSIM, LPIPS, rFID."""
     from rich.console import Console
 
     from raexla.eval.pictures import open_pictures
     from raexla.eval.progress import bars
+    from raexla.eval.reconstruct import MEASURES
     from raexla.eval.reconstructions import RESULT, SHEET, ReconstructionRun, ReconstructRecipe
     from raexla.eval.table import reconstruction_table
     from raexla.sampling.codec import open_codec
@@ -197,10 +207,62 @@ def reconstruct(
     opened = open_codec(find_codec(codec, encoder), "--codec")
     devices_opened = open_devices(runtime, devices, dtype)
     devices_opened.place(opened.codec)
+    measures = list(MEASURES)
+    if lpips is not None:
+        from raexla.eval.perceptual import lpips_measure
+
+        measures.append(lpips_measure(str(lpips), opened.codec.output_size, devices_opened, recipe.batch_images))
+    extractor = None
+    if features is not None:
+        from raexla.eval.features import open_features
+
+        extractor = open_features(features, opened.codec.output_size, devices_opened, recipe.batch_images)
     with bars() as ticks:
-        result = ReconstructionRun(opened, codec, devices_opened, recipe, dtype).run(sources, out, ticks)
+        run = ReconstructionRun(opened, codec, devices_opened, recipe, dtype, measures, extractor)
+        result = run.run(sources, out, ticks)
     Console().print(reconstruction_table(result))
     typer.echo(f"{out / SHEET}: what they look like; {out / RESULT}: every number with its protocol")
+
+
+@model_app.command("stats")
+def stats(
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="PICTURES", help="Files, folders of pictures, folders of shards (or URLs)."),
+    ],
+    codec: Annotated[
+        str, typer.Option("--codec", help="A YAML file with `codec:` (a recipe will do), a run, an artifact, `nano`.")
+    ],
+    images: Annotated[int, typer.Option("--images", min=2, help="So many, evenly spread over all that there are.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the artifact.")] = Path("statistics"),
+    per: Annotated[
+        Literal["token", "channel"],
+        typer.Option("--per", help="Of each channel at each token, or of each channel over all tokens."),
+    ] = "token",
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Another path to the codec's encoder.")] = None,
+    transform: Annotated[
+        Literal["centre_crop", "squash"], typer.Option("--transform", help="How pictures become squares.")
+    ] = "centre_crop",
+    batch: Batch = 64,
+    runtime: RuntimeType = "auto",
+    devices: Devices = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Measure mean and variance of a codec's latent, as the artifact that `codec.statistics` takes."""
+    from raexla.eval.latent_statistics import StatisticsRecipe, StatisticsRun, may_write, open_unnormalised
+    from raexla.eval.pictures import open_pictures
+    from raexla.eval.progress import bars
+    from raexla.sampling.named_codec import find_codec
+
+    may_write(out)
+    sources = open_pictures(pictures)
+    recipe = StatisticsRecipe(images=images, per=per, transform=transform, batch_images=min(batch, images))
+    opened = open_unnormalised(find_codec(codec, encoder, draws=False))
+    devices_opened = open_devices(runtime, devices, dtype)
+    devices_opened.place(opened.codec)
+    with bars() as ticks:
+        found = StatisticsRun(opened, codec, devices_opened, recipe, dtype).run(sources, out, ticks)
+    typer.echo("\n".join(found.lines(out)))
 
 
 @model_app.command("score")

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -18,6 +19,9 @@ from pydantic import Field
 from raexla.checkpoint.files import directory_when_complete, sha256, write_json
 from raexla.data import CentreCropRecipe, Refused, SquashRecipe, build_transform
 from raexla.eval.comparison import GAIN, Pair, save_comparison
+from raexla.eval.features import Features
+from raexla.eval.frechet import frechet_distance
+from raexla.eval.moments import Covariance
 from raexla.eval.pictures import Picture, PictureSource, read_pictures
 from raexla.eval.reconstruct import MEASURES, QUANTISATION, Mean, Measure, Reconstructor, mean_of, measure
 from raexla.recipe import BadDataError, Recipe, UserError
@@ -57,6 +61,8 @@ class _Tally:
     digest: Any = field(default_factory=hashlib.sha256)
     images: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
+    features: tuple[Covariance, Covariance] | None = None
+    """Of the originals and of the reconstructions."""
 
 
 def codec_facts(opened: OpenCodec) -> dict[str, Any]:
@@ -74,6 +80,7 @@ class ReconstructionRun:
     Args:
         name: what the user called the codec.
         measures: numbers per image; further ones (LPIPS) may be added to the usual ones.
+        features: of which rFID is taken, per source; None: no rFID.
     """
 
     def __init__(
@@ -84,12 +91,13 @@ class ReconstructionRun:
         recipe: ReconstructRecipe,
         dtype: str = "float32",
         measures: Sequence[Measure] = MEASURES,
+        features: Features | None = None,
     ) -> None:
         codec = opened.codec
         if codec.output_size < _SMALLEST:
             raise UserError(f"SSIM needs pictures of {_SMALLEST} pixels, this codec draws {codec.output_size}")
         self._opened, self._name, self._runtime, self._recipe = opened, name, runtime, recipe
-        self._dtype, self._measures = dtype, measures
+        self._dtype, self._measures, self._features = dtype, measures, features
         self._reconstructor = Reconstructor(codec, runtime, recipe.batch_images)
         self._rng = np.random.default_rng(0)  # neither transform draws
         sizes = dict.fromkeys((codec.output_size, codec.image_size))  # one, unless the codec upsamples
@@ -151,6 +159,10 @@ class ReconstructionRun:
         originals = np.stack([picture.pixels[0] for picture in batch])
         again = self._reconstructor(np.stack([picture.pixels[-1] for picture in batch]))
         found = measure(originals, again, self._measures)
+        if self._features is not None:
+            pair = [Covariance.of(self._features.of(pixels)) for pixels in (originals, again)]
+            before = tally.features or (Covariance.empty(self._features.width), Covariance.empty(self._features.width))
+            tally.features = (before[0].merge(pair[0]), before[1].merge(pair[1]))
         for row, picture in enumerate(batch):
             tally.digest.update(picture.name.encode() + b"\0" + picture.pixels[0].tobytes())
             values = {name: float(array[row]) for name, array in found.items()}
@@ -174,6 +186,7 @@ class ReconstructionRun:
     def _protocol(self, reference: str, images: int, refused: int) -> dict[str, Any]:
         """The stamp that two numbers must share to be compared."""
         facts = codec_facts(self._opened)
+        features = {} if self._features is None else {"rfid": self._features.protocol()}
         return {
             "reference_sha256": reference,
             "images": images,
@@ -189,6 +202,7 @@ class ReconstructionRun:
             "runtime": self._runtime.type,
             "devices": self._runtime.device_count,
             "batch_images": self._reconstructor.batch,
+            **features,
         }
 
     def _line(self, name: str, tallies: Sequence[_Tally]) -> dict[str, Any]:
@@ -200,10 +214,21 @@ class ReconstructionRun:
             item.name: asdict(mean_of([value for tally in tallies for value in tally.values[item.name]]))
             for item in self._measures
         }
-        return {"name": name, **means, "protocol": self._protocol(reference, count, bad)}
+        return {"name": name, **means, **self._rfid(tallies), "protocol": self._protocol(reference, count, bad)}
+
+    def _rfid(self, tallies: Sequence[_Tally]) -> dict[str, float | None]:
+        """The Fréchet distance of these sources' originals and reconstructions; None of fewer than two pictures."""
+        if self._features is None:
+            return {}
+        pairs = [tally.features for tally in tallies if tally.features is not None]
+        if sum(pair[0].count for pair in pairs) < 2:
+            return {"rfid": None}
+        first, second = (reduce(Covariance.merge, side) for side in zip(*pairs, strict=True))
+        return {"rfid": frechet_distance(first, second)}
 
     def _result(self, tallies: Sequence[_Tally], refused: list[dict[str, str]], seconds: float) -> dict[str, Any]:
         lines = [{**self._line(tally.source.name, [tally]), "path": tally.source.path} for tally in tallies]
+        overall = {key: value for key, value in lines[0].items() if key != "path"} | {"name": "overall"}
         return {
             "format": 1,
             "codec": {
@@ -212,7 +237,7 @@ class ReconstructionRun:
                 "recipe": self._opened.recipe.model_dump(mode="json"),
             },
             "sources": lines,
-            "overall": self._line("overall", tallies),
+            "overall": overall if len(tallies) == 1 else self._line("overall", tallies),
             "images": [entry for tally in tallies for entry in tally.images],
             "refused": refused,
             "versions": versions(),
@@ -224,6 +249,8 @@ class ReconstructionRun:
         overall, codec = result["overall"], result["codec"]
         count = overall["protocol"]["images"]
         means = [f"{item.name.upper()} {_mean(Mean(**overall[item.name]), item)}" for item in self._measures]
+        if overall.get("rfid") is not None:
+            means.append(f"rFID {overall['rfid']:.3f}")
         title = f"{count} reconstructions:  {',  '.join(means)}" if count > 1 else "1 reconstruction"
         sizes = f"{codec['image_size']} px in, {codec['output_size']} px out"
         latent = f"{codec['grid'][0]} x {codec['grid'][1]} tokens x {codec['channels']} channels"

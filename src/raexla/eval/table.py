@@ -72,12 +72,19 @@ def reconstruction_table(result: Mapping[str, Any]) -> Table:
     """The sources of `reconstruct.json`: means with half their 95% intervals."""
     table = Table(title="reconstruction: mean over images, half the 95% interval", box=SIMPLE_HEAD)
     table.add_column("")
-    for head in ("PSNR dB", "SSIM", "images", "refused"):
+    further = [name for name in ("lpips", "rfid") if name in result["overall"]]
+    heads = {"lpips": "LPIPS", "rfid": "rFID"}
+    for head in ("PSNR dB", "SSIM", *(heads[name] for name in further), "images", "refused"):
         table.add_column(head, justify="right")
     lines = [*result["sources"], *([result["overall"]] if len(result["sources"]) > 1 else [])]
     for line in lines:
         protocol = line["protocol"]
-        cells = [with_half(line["psnr"], 2), with_half(line["ssim"], 4), str(protocol["images"])]
+        cells = [with_half(line["psnr"], 2), with_half(line["ssim"], 4)]
+        if "lpips" in further:
+            cells.append(with_half(line["lpips"], 4))
+        if "rfid" in further:
+            cells.append("-" if line["rfid"] is None else f"{line['rfid']:.3f}")
+        cells.append(str(protocol["images"]))
         style = "bold" if line["name"] == "overall" and line is lines[-1] and len(lines) > 1 else ""
         table.add_row(line["name"], *cells, str(protocol["refused"]), style=style)
     return table

@@ -202,7 +202,13 @@ class XlaRuntime:
 
     @torch.no_grad()
     def assign(self, tensor: Tensor, values: np.ndarray) -> None:
-        tensor.copy_(self.replicate(values).to(tensor.dtype))
+        spec = self._xla._XLAC._get_xla_op_sharding(tensor)
+        if spec is None:
+            tensor.copy_(self.replicate(values).to(tensor.dtype))
+            return
+        fresh = torch.from_numpy(np.ascontiguousarray(values)).reshape(values.shape).to(tensor.dtype).to(self.device)
+        self._xla._XLAC._xla_mark_sharding(fresh, spec)  # a compiled step wants the pieces that it was made for
+        tensor.copy_(fresh)
 
     def autocast(self) -> AbstractContextManager[Any]:
         if not self._dtype:

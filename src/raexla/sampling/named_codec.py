@@ -24,13 +24,14 @@ class CodecFile(Recipe):
     codec: CodecRecipe
 
 
-def find_codec(name: str, encoder: str | None = None, where: str = "--codec") -> CodecRecipe:
-    """The recipe of a codec that can draw.
+def find_codec(name: str, encoder: str | None = None, where: str = "--codec", draws: bool = True) -> CodecRecipe:
+    """The recipe of a codec.
 
     Args:
         name: a run directory; an artifact of kind decoder, aligntok, model or dit; `nano`; or a YAML file with
             `codec:` (or the codec's own keys).
         encoder: replaces the path of the codec's encoder.
+        draws: it must have a trained decoder.
 
     Raises:
         UserError: nothing there, another kind of artifact, or a codec that has no decoder.
@@ -44,7 +45,7 @@ def find_codec(name: str, encoder: str | None = None, where: str = "--codec") ->
         if not isinstance(recipe, (RAECodecRecipe, AlignTokCodecRecipe)):
             raise UserError(f"--encoder: {name} is a codec of type {recipe.type}, which has no encoder")
         recipe = recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"path": encoder})})
-    if isinstance(recipe, (RAECodecRecipe, AlignTokCodecRecipe)) and recipe.weights is None:
+    if draws and isinstance(recipe, (RAECodecRecipe, AlignTokCodecRecipe)) and recipe.weights is None:
         raise UserError(
             f"{where}: {name} names no trained decoder: give a decoder's run or artifact, or write codec.weights"
         )

@@ -66,16 +66,6 @@ def read(taken: Taken) -> dict[str, float]:
     return values
 
 
-def culprit(steps: Iterable[Taken], last: NotFiniteError) -> NotFiniteError:
-    """The first of some steps, oldest first, that was not finite; `last` if none but that one was."""
-    for taken in steps:
-        try:
-            read(taken)
-        except NotFiniteError as found:
-            return found
-    return last
-
-
 class SkipList:
     """The batches that a run leaves out, and why.
 

@@ -20,7 +20,7 @@ from raexla.recipe import Recipe, StopRequested, UserError, digest
 from raexla.runtime import Runtime, Scalars
 from raexla.train.base import StageRecipe
 from raexla.train.directory import RunDirectory, versions
-from raexla.train.guards import NotFiniteError, SkipList, Taken, culprit, quarantined, read
+from raexla.train.guards import NotFiniteError, SkipList, Taken, quarantined, read
 from raexla.train.task import Task
 from raexla.train.window import Window
 
@@ -159,8 +159,7 @@ class _Loop:
             if self.pending is not None:
                 self.progress.show(self._record())
             elif self.unread:
-                read(self.unread[-1])
-                self.unread.clear()
+                self._look_until(self.unread[-1])
             if evaluating:
                 self._evaluate()
             if saving:
@@ -168,13 +167,12 @@ class _Loop:
         if stopping and not last:
             raise StopRequested(f"stopped as asked at step {self.step} of {self.steps}; the same command resumes")
 
-    def go_back(self, bad: NotFiniteError) -> None:
+    def go_back(self, found: NotFiniteError) -> None:
         """To the last checkpoint, leaving out the batch of the step that was not finite.
 
         Raises:
             UserError: this has happened as often as the recipe allows, or there is nothing to go back to.
         """
-        found = culprit(self.unread, bad)
         limit, checkpoint = self.recipe.guards.rollbacks, self.run.latest()
         hint = "lower the learning rates, or look at the samples that quarantine.jsonl names"
         if self.first:
@@ -263,14 +261,12 @@ class _Loop:
         """Look at the step that is pending, if there is one, and write its record; what a person sees of it.
 
         Raises:
-            NotFiniteError: it is not finite.
+            NotFiniteError: it, or a step before it that nobody has looked at, is not finite.
         """
         taken, self.pending = self.pending, None
         if taken is None:
             return None
-        values = read(taken)
-        self.unread = [later for later in self.unread if later.step > taken.step]
-        values = self.task.legible(values)
+        values = self.task.legible(self._look_until(taken))
         rates = self.window.rates()
         if self.metrics:
             self.metrics.write(taken.step, {"phase": taken.phase, **values, "refused": taken.refused, **rates})
@@ -283,6 +279,14 @@ class _Loop:
     def _refused(self) -> dict[str, int]:
         """Samples of each source that were refused for their content, by the cursor."""
         return {name: sum(counts.values()) for name, counts in self.cursor.get("skips", {}).items()}
+
+    def _look_until(self, last: Taken) -> dict[str, float]:
+        """Read all steps up to `last`, oldest first; the scalars of `last`."""
+        values: dict[str, float] = {}
+        while self.unread and self.unread[0].step <= last.step:
+            values = read(self.unread[0])
+            del self.unread[0]
+        return values
 
     def _event(self, step: int, event: str, **values: Any) -> None:
         if self.metrics:

@@ -1,25 +1,28 @@
 """Losses against formulas written out by hand, and LPIPS against the lpips package itself."""
 
-import math
 from pathlib import Path
 
 import lpips
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from raexla.losses import (
     critic_loss,
     cross_entropy_sum,
     feature_distance,
+    feature_distances,
     generator_loss,
     gram_loss,
+    gram_losses,
     gram_matrix,
     l1,
+    l1_distances,
     load_lpips,
 )
 from raexla.recipe import UserError
+from tests.vgg import save_vgg16
 
 
 def test_l1_is_the_mean_absolute_error():
@@ -70,6 +73,34 @@ def test_gram_matrix_of_maps_equals_that_of_tokens():
     assert gram_loss([shuffled], [tokens]).item() == pytest.approx(0.0, abs=1e-10)
 
 
+def test_gatys_normalisation_is_equation_4_and_5():
+    """E_l = sum_ij (G_ij - A_ij)^2 / (4 N^2 M^2) with G = F F^T, N channels and M positions; weights 1 / layers."""
+    generator = torch.Generator().manual_seed(3)
+    pairs = [torch.randn(2, 2, channels, 3, 4, generator=generator, dtype=torch.float64) for channels in (5, 7)]
+    expected = torch.zeros(2)
+    for row in range(2):
+        for fake, real in pairs:
+            f, a = fake[row].flatten(1), real[row].flatten(1)
+            expected[row] += ((f @ f.T - a @ a.T) ** 2).sum() / (4 * f.shape[0] ** 2 * f.shape[1] ** 2) / len(pairs)
+    found = gram_losses([fake for fake, _ in pairs], [real for _, real in pairs], "gatys")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(gram_losses([pairs[0][0]], [pairs[0][1]]), expected)
+
+
+def test_the_mean_over_rows_is_the_loss():
+    a, b = torch.rand(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    tokens, others = a.flatten(2), b.flatten(2)
+    for rows, whole in (
+        (l1_distances(a, b), l1(a, b)),
+        (feature_distances([tokens], [others]), feature_distance([tokens], [others])),
+        (gram_losses([a, b], [b, b]), gram_loss([a, b], [b, b])),
+    ):
+        assert rows.shape == (3,)
+        torch.testing.assert_close(rows.mean(), whole)
+    torch.testing.assert_close(l1_distances(a, b)[1], l1(a[1:2], b[1:2]))
+    torch.testing.assert_close(gram_losses([a], [b])[2], gram_loss([a[2:]], [b[2:]]))
+
+
 def test_feature_distance_is_scale_free():
     a, b = torch.randn(2, 6, 8), torch.randn(2, 6, 8)
     assert feature_distance([a * 3.0], [a]).item() == pytest.approx(0.0, abs=1e-9)
@@ -79,18 +110,7 @@ def test_feature_distance_is_scale_free():
 
 @pytest.fixture(scope="module")
 def vgg_file(tmp_path_factory):
-    """A VGG16's convolutions under torchvision's names, seeded weights."""
-    generator = torch.Generator().manual_seed(5)
-    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
-    shapes |= {17: (512, 256), 19: (512, 512), 21: (512, 512), 24: (512, 512), 26: (512, 512), 28: (512, 512)}
-    state = {}
-    for index, (out, inputs) in shapes.items():
-        scale = math.sqrt(2 / (9 * inputs))
-        state[f"features.{index}.weight"] = torch.randn(out, inputs, 3, 3, generator=generator) * scale
-        state[f"features.{index}.bias"] = torch.randn(out, generator=generator) * 0.05
-    path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
-    save_file(state, path)
-    return str(path)
+    return save_vgg16(tmp_path_factory.mktemp("vgg") / "vgg16.safetensors")
 
 
 def test_lpips_equals_the_package(vgg_file):
@@ -109,6 +129,28 @@ def test_lpips_equals_the_package(vgg_file):
     image = torch.zeros(1, 3, 32, 32, requires_grad=True)
     ours(image, a[:1]).backward()
     assert torch.isfinite(image.grad).all()
+
+
+def test_any_activation_of_vgg16_can_be_had_by_name(vgg_file):
+    """Against a plain walk through the published layout: 2, 2, 3, 3, 3 convolutions, each followed by a ReLU."""
+    features = load_lpips(vgg_file).features
+    state, image = load_file(vgg_file), torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(8))
+    hidden, index, expected = (image * 2 - 1 - features.shift) / features.scale, 0, {}
+    for block, depth in enumerate((2, 2, 3, 3, 3), start=1):
+        for number in range(1, depth + 1):
+            hidden = F.conv2d(hidden, state[f"features.{index}.weight"], state[f"features.{index}.bias"], padding=1)
+            hidden = expected[f"relu{block}_{number}"] = F.relu(hidden)
+            index += 2
+        hidden, index = F.max_pool2d(hidden, 2), index + 1
+    found = features.maps(image, tuple(expected))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    features.check(("relu1_1", "relu5_3"))
+    with pytest.raises(
+        UserError, match=r"losses.gram.layers: VGG16 has no 'relu2_3'; it has relu1_1, relu1_2, relu2_1"
+    ):
+        features.check(("relu1_1", "relu2_3"))
 
 
 def test_lpips_is_never_random(vgg_file, tmp_path):

@@ -9,13 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raexla.models.flops import encoder_work
 from raexla.train.decoder import DecoderTask
+from raexla.train.decoder.work import step_work
 from tests import stages
+from tests.vgg import save_vgg16
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("world")
-    made = stages.world(root)
+    made = stages.world(root) | {"vgg": save_vgg16(root / "vgg16.safetensors")}
     made["model"] = str(stages.save_model(made, root / "start"))
     return made
 
@@ -37,3 +39,26 @@ def test_a_step_is_what_mfu_says(stage: str, made: dict[str, str], tmp_path: Pat
     start = (made["model"],) if stage == "finetune" else ()
     found = ratio(getattr(stages, stage)(made, tmp_path, *start))
     assert 0.9 < found < 1.01, found
+
+
+@pytest.mark.parametrize("features", ["encoder", "lpips"])
+def test_each_phase_of_the_decoder_is_what_its_start_says(features: str, made: dict[str, str], tmp_path: Path) -> None:
+    """With all that only judges; the first layers, which need no gradient of their input, are a few percent of so small
+    a model."""
+    weights = {"l1": 1.0, "perceptual": 1.0, "adversarial": 1.0}
+    kinds: dict[str, Any] = {
+        "encoder": {"type": "encoder", "layers": [2]}, "lpips": {"type": "lpips", "backbone": made["vgg"]},
+    }  # fmt: skip
+    starts = {"perceptual_from_step": 1, "critic_from_step": 2, "adversarial_from_step": 3}
+    losses = {"weights": weights, "perceptual": kinds[features]}
+    task: Any
+    task, runtime = stages.open_stage(stages.decoder(made, tmp_path, losses=losses, **starts))
+    claimed = step_work(task.recipe, task.codec, task.decoder, task.critic)
+    assert list(claimed) == ["pixels", "reconstruction", "critic", "adversarial"]
+    cursor = None
+    for step, (phase, work) in enumerate(claimed.items()):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            trace = stages.run_steps(task, runtime, step + 1, step, cursor)
+        cursor = trace.cursors[-1]
+        assert trace.phases == [phase]
+        assert 0.9 < counter.get_total_flops() / (2.0 * task.batch_images * work.total) < 1.02, phase

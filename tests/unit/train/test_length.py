@@ -92,7 +92,8 @@ def test_a_person_is_told_how_epochs_come_to_steps(tmp_path: Path):
     assert lines[1].startswith("decoder: ")
     assert lines[1].endswith("lr 0.002 to 0.001 cosine over 9 steps, 3 of them warm-up")
     assert lines[2].endswith("lr 0.002 to 0 cosine over 6 steps from step 3, 0 of them warm-up")
-    assert lines[3:] == [
+    assert lines[-1].startswith("TFLOP of a step, all networks: pixels ")
+    assert lines[3:-1] == [
         "perceptual loss from step 3 (1 epochs x 48 images / 16)",
         "critic from step 3 (1 epochs x 48 images / 16)",
         "adversarial loss from step 6 (2 epochs x 48 images / 16)",

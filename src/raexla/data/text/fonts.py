@@ -180,5 +180,5 @@ class Fonts:
 
     def uncovered(self, text: str) -> str:
         """What the face that lacks fewest characters of `text` lacks; empty if one has all."""
-        lacking = [face.missing(text) for face in self.faces]
-        return "".join(min(lacking, key=len))
+        lacking = ["".join(face.missing(text)) for face in self.faces]
+        return min(lacking, key=len)

@@ -6,7 +6,7 @@ decoder's last layer. The decoder's update comes first; the critic then sees fre
 
 `recipe.py` says what can be set, `similarity.py` compares two pictures, `adversary.py` is the critic's side, `task.py`
 puts them together into a step, `sources.py` tells the losses of several sources apart, `collapse.py` watches the
-critic. B: rows, N: latent tokens, C: latent channels.
+critic, `work.py` counts. B: rows, N: latent tokens, C: latent channels.
 """
 
 from raexla.train.decoder.recipe import DecoderTrainingRecipe

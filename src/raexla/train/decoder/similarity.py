@@ -1,5 +1,8 @@
 """How far a reconstruction is from its original: L1, perceptual distance and Gram loss, of each picture."""
 
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -8,6 +11,8 @@ from raexla.losses.perceptual import VGG_LAYERS
 from raexla.models.encoders import Encoder
 from raexla.runtime import Runtime
 from raexla.train.decoder.recipe import DecoderLossRecipe, EncoderDistanceRecipe, LpipsRecipe
+
+Layer = TypeVar("Layer", str, int)
 
 
 class Similarity:
@@ -57,11 +62,9 @@ class Similarity:
         with torch.no_grad():
             reals = self.lpips.features.maps(image, (*VGG_LAYERS, *styled))
         fakes = self.lpips.features.maps(fake, (*VGG_LAYERS, *styled))
-        pairs = ([maps[layer] for layer in VGG_LAYERS] for maps in (fakes, reals))
-        values = {"perceptual": self.lpips.distance(*pairs)}
+        values = {"perceptual": self.lpips.distance(_of(fakes, VGG_LAYERS), _of(reals, VGG_LAYERS))}
         if styled:
-            pairs = ([maps[layer] for layer in styled] for maps in (fakes, reals))
-            values["gram"] = gram_losses(*pairs, self._recipe.gram.normalise)
+            values["gram"] = gram_losses(_of(fakes, styled), _of(reals, styled), self._recipe.gram.normalise)
         return values
 
     def _blocks(self, layers: tuple[int, ...], image: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -70,9 +73,11 @@ class Similarity:
         with torch.no_grad():
             reals = dict(zip(wanted, self._encoder.features(image, wanted), strict=True))
         fakes = dict(zip(wanted, self._encoder.features(fake, wanted), strict=True))
-        pairs = ([maps[layer] for layer in layers] for maps in (fakes, reals))
-        values = {"perceptual": feature_distances(*pairs)}
+        values = {"perceptual": feature_distances(_of(fakes, layers), _of(reals, layers))}
         if styled:
-            pairs = ([maps[layer] for layer in styled] for maps in (fakes, reals))
-            values["gram"] = gram_losses(*pairs, self._recipe.gram.normalise)
+            values["gram"] = gram_losses(_of(fakes, styled), _of(reals, styled), self._recipe.gram.normalise)
         return values
+
+
+def _of(maps: Mapping[Layer, Tensor], layers: Sequence[Layer]) -> list[Tensor]:
+    return [maps[layer] for layer in layers]

@@ -22,6 +22,7 @@ from raexla.train.decoder.collapse import CriticWatch
 from raexla.train.decoder.recipe import DecoderTrainingRecipe
 from raexla.train.decoder.similarity import Similarity
 from raexla.train.decoder.sources import by_source, split
+from raexla.train.decoder.work import step_work
 from raexla.train.pretrain import image_of
 from raexla.train.reconstructions import ReconstructionValidation
 from raexla.train.start import ridge_start
@@ -81,14 +82,13 @@ class DecoderTask(Task):
             )
 
     def _make_parts(self) -> list[Part]:
-        optim, shared = self.recipe.optim, {"epoch_steps": self.epoch_steps}
-        parts = [
-            Part("decoder", optim.decoder, dict(self.decoder.named_parameters()), self.runtime, self.steps, **shared)
-        ]
+        optim, runtime, steps, epoch = self.recipe.optim, self.runtime, self.steps, self.epoch_steps
+        drawn = dict(self.decoder.named_parameters())
+        parts = [Part("decoder", optim.decoder, drawn, runtime, steps, epoch_steps=epoch)]
         if self.critic is not None and optim.critic is not None:
             heads = dict(self.critic.heads.named_parameters())
-            start = min(self._first["critic"], self.steps - 1)
-            parts.append(Part("critic", optim.critic, heads, self.runtime, self.steps, start, **shared))
+            start = min(self._first["critic"], steps - 1)
+            parts.append(Part("critic", optim.critic, heads, runtime, steps, start, epoch))
         return parts
 
     def phase(self, step: int) -> str:
@@ -106,7 +106,9 @@ class DecoderTask(Task):
         if self.critic is not None:
             starts.append(f"critic from {self.recipe.describe_start('critic')}")
             starts.append(f"adversarial loss from {self.recipe.describe_start('adversarial')}")
-        return super().describe() + starts
+        work = step_work(self.recipe, self.codec, self.decoder, self.critic)
+        told = ", ".join(f"{name} {2e-12 * self.batch_images * w.total:.3g}" for name, w in work.items())
+        return [*super().describe(), *starts, f"TFLOP of a step, all networks: {told}"]
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         change, collate = image_rows(self.recipe.transform, sources=self.sources)
