@@ -119,6 +119,11 @@ class _Loop:
             self._evaluate()
         if self.recipe.guards.rollbacks:
             self._save()
+            saved = self.run.latest()
+            assert saved is not None
+            # On XLA, a step traced right after its state was first read takes other tensors for that state than were
+            # read (seen with torch_xla 2.9 and fresh, all-zero optimiser states); restored tensors are their own.
+            saved.restore(self.task.state(), self.runtime)
 
     def take_step(self) -> None:
         """The next batch through the step; nothing is waited for but the scalars of the step before."""
