@@ -16,18 +16,19 @@ MAX_LINES = 400
 # package of its own here (`cli`, `__main__`).
 _PURE = {"recipe", "obs"}
 _MODELS = _PURE | {"nn", "flow", "losses", "optim", "models"}
-_BELOW_TRAIN = _MODELS | {"runtime", "data", "checkpoint", "sampling", "eval"}
+_BELOW_TRAIN = _MODELS | {"files", "runtime", "data", "checkpoint", "sampling", "eval"}
 ALLOWED: dict[str, set[str]] = {
     "recipe": set(),
     "nn": {"recipe"},  # errors: a file of weights that can't be read is the user's to put right
+    "files": {"recipe"},  # local folders and object stores alike
     "obs": {"recipe"},  # its own recipe type stands beside it; `recipe` imports nothing, so no circle can come of it
     "flow": _PURE | {"nn"},
     "losses": _PURE | {"nn"},
     "optim": _PURE | {"nn"},
     "models": _PURE | {"nn", "flow"},
     "runtime": _PURE,
-    "data": _PURE | {"runtime"},
-    "checkpoint": _PURE | {"runtime"},
+    "data": _PURE | {"files", "runtime"},
+    "checkpoint": _PURE | {"files", "runtime"},
     "sampling": _MODELS | {"runtime", "data", "checkpoint"},
     "eval": _MODELS | {"runtime", "data", "checkpoint", "sampling"},  # scores what a model draws and says
     "formats": _PURE | {"nn", "flow", "models", "runtime", "data", "checkpoint", "sampling"},

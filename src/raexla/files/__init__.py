@@ -1,0 +1,9 @@
+"""Files wherever they lie: a local folder or any fsspec URL, read and written with retries, whole or not at all.
+
+Shards and checkpoints go through the same `Store`, so that a transport failure means the same to both: it is retried
+with jittered back-off until a deadline and then stops the program, never passed over.
+"""
+
+from raexla.files.store import FileDamaged, FileUnavailable, Retry, Store, transport_errors
+
+__all__ = ["FileDamaged", "FileUnavailable", "Retry", "Store", "transport_errors"]
