@@ -3,7 +3,7 @@
 # scores, report. Every step is one command that can be run by itself; what is complete is not done again, and a stage
 # that was stopped goes on where it stood. The encoder and the language model come pretrained (recipes/nano/artifacts).
 #
-#   tools/demo.sh          about a quarter of an hour on two cores
+#   tools/demo.sh          12 minutes on two cores
 #   tools/demo.sh --long   about 40 minutes: the same with larger budgets; with --keep, its decoder and model replace those
 #                          that the repository ships, so that `--model nano` means them
 set -euo pipefail
