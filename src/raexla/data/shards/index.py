@@ -8,7 +8,7 @@ can be had without reading the pictures) and `manifest_hash` (names and SHA-256;
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,14 @@ class Index:
             return None
         return _hash([shard.name, shard.samples, shard.sha256] for shard in self.shards)
 
+    def select(self, names: Sequence[str]) -> "Index":
+        """The part of it for these shards, in their order. Raises `KeyError` for a name that it doesn't have."""
+        numbers = {shard.name: number for number, shard in enumerate(self.shards)}
+        chosen = [numbers[name] for name in names]
+        tables = None if self.tables is None else [self.tables[number] for number in chosen]
+        places = [self.places[number] for number in chosen] if self.places else []
+        return Index([self.shards[number] for number in chosen], tables, places, self.warnings)
+
     def table(self, store: Store, number: int) -> MemberTable:
         """The member table of one shard, read from `index.members` if it isn't in memory."""
         if self.tables is not None:
@@ -115,18 +123,28 @@ def index(folder: str, *, say: Say | None = None) -> Index:
     return made
 
 
-def load_index(store: Store, *, say: Say | None = None) -> Index:
+def load_index(store: Store, *, names: Sequence[str] | None = None, say: Say | None = None) -> Index:
     """The index of `store`, or, without one, an index made in memory from the shards' headers (`say` tells what is
-    missed)."""
+    missed). `names`: of these shards only, in their order."""
     if store.exists(INDEX):
-        return read_index(store)
+        found = read_index(store)
+        if names is None:
+            return found
+        absent = sorted(set(names) - {shard.name for shard in found.shards})
+        if absent:
+            named = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+            raise UserError(
+                f"{store.url}/{INDEX}: has no {named} ({len(absent)} of the {len(names)} shards that are wanted); "
+                f"`raexla shards index {store.url}` makes a new index"
+            )
+        return found.select(names)
     if say is not None:
         say(
             f"{store.url}: no {INDEX}: reading the headers of every shard; contents can't be checked against "
             f"checksums and "
             f"every start pays this again. `raexla shards index {store.url}` makes one"
         )
-    return build_index(store, checksums=False, say=say)
+    return build_index(store, checksums=False, names=names, say=say)
 
 
 def read_index(store: Store) -> Index:
@@ -187,9 +205,10 @@ def save_index(store: Store, made: Index) -> None:
     store.write_bytes(INDEX, f'{head},\n "shards": [\n{lines}\n ]\n}}\n'.encode())
 
 
-def build_index(store: Store, *, checksums: bool, say: Say | None = None) -> Index:
-    """Scan all `*.tar` below the root, in the order of their names. Empty shards stay in the index and are named."""
-    names = shard_names(store)
+def build_index(store: Store, *, checksums: bool, names: Sequence[str] | None = None, say: Say | None = None) -> Index:
+    """Scan all `*.tar` below the root, in the order of their names, or those of `names`. Empty shards stay in the index
+    and are named."""
+    names = shard_names(store) if names is None else names
     shards, tables, damaged, warnings = [], [], [], []
     for name in names:
         size = store.size(name)
