@@ -69,6 +69,12 @@ def _changed(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("model.llm.path", "/no/such/model", "/no/such/model"),
         ("model.llm.queries", 9, r"9 queries, but the DiT conditions 16 tokens .*set queries: 16"),
         ("transform.size", 64, "transform.size is 64, the codec takes images of 32"),
+        ("optim.dit.schedule", {"min_lr": 1.0}, r"optim\.dit: schedule.min_lr 1 is over lr 0.002, where it comes down"),
+        (
+            "eval",
+            {"sources": [{"name": "pairs", "path": "nowhere", "kind": "caption"}]},
+            r"eval\.sources: none is of the group 'understanding' \(kind conversation or text\), which data\.sources",
+        ),
         ("train.accumulate", 5, r"global_batch_images 24 does not divide by accumulate 5"),
         ("mesh", {"tensor": 2}, "mesh.tensor is 2: the eager runtime splits batches only"),
     ],
@@ -99,7 +105,8 @@ def test_a_folder_without_shards(made, train, tmp_path):
     (tmp_path / "empty").mkdir()
     code, lines = train(_changed(stages.pretrain(made, tmp_path / "run"), "data.sources.0.path", f"{tmp_path}/empty"))
     assert code == 2
-    assert f"{tmp_path}/empty: no shard (*.tar) in it; `raexla shards pack FOLDER --out DIR` makes them" in lines[-1]
+    assert f"{tmp_path}/empty: no data in its 0 files: looked for index.json, wds_manifest.json, *.tar" in lines[-1]
+    assert lines[-1].endswith("`raexla shards pack FOLDER --out DIR` makes shards")
 
 
 def test_an_artifact_of_another_encoder(made, train, tmp_path):

@@ -150,8 +150,10 @@ class Chat:
         return self._finish(self._draft(self._request(caption)))
 
     def conversation(self, turns: Sequence[Turn]) -> ChatRow:
-        """Training: question and answer turns with at most one `<image>` mark. Raises `Refused("text_too_long")`."""
-        return self._finish(self._draft([_split(turn) for turn in turns]), self.recipe.conversation_length)
+        """Training: question and answer turns with at most one `<image>` mark. With the mark in an answer it is a
+        generation sample, word by word. Raises `Refused("text_too_long")`."""
+        draft = self._draft([_split(turn) for turn in turns])
+        return self._finish(draft, self.recipe.conversation_length if draft.query_start < 0 else None)
 
     def text(self, text: str) -> ChatRow:
         """Training on plain text: the assistant's turn alone, after the system's. Raises `Refused("text_too_long")`."""

@@ -68,7 +68,8 @@ def chat_rows(chat: Chat, recipe: AnyTransformRecipe) -> tuple[Transform, Collat
     def transform(sample: Sample, rng: np.random.Generator) -> ChatItem:
         pixels = None if sample.image is None else change(sample.image, rng)
         if sample.kind == "caption":
-            row = chat.generation(sample.caption or "")
+            turns = sample.conversation  # official generation data: the request and the answer as they were written
+            row = chat.conversation(turns) if turns else chat.generation(sample.caption or "")
         elif sample.kind == "conversation":
             row = chat.conversation(sample.conversation)
             if row.query_start >= 0:

@@ -9,6 +9,14 @@ from raexla.data.sample import Refused, Turn
 IMAGE_MARK = "<image>"
 """Where the image stands in a conversation's text, as in LLaVA's and the released data."""
 
+CAPTION_FIELDS = ("text", "caption", "prompt", "captions")
+"""What the caption of a row of a list is called, in the order in which they are looked for."""
+IMAGE_FIELDS = ("image", "images", "file_name")
+"""What the path of its picture is called."""
+
+_NO_IMAGE = ("", "None", "none", "nan")  # how the released data spell it
+_MAX_PATH, _MAX_PART = 1024, 255  # bytes of a path and of each of its parts; no file system takes more
+
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -73,8 +81,9 @@ def find_conversation(value: Any, has_image: bool) -> tuple[Turn, ...]:
     """Turns out of `[{"from": "human"|"gpt", "value": ...}]`, `[{"role": ..., "content": ...}]` or
     `{"question": ..., "answer": ...}`: user and assistant by turns, the last one the assistant's.
 
-    An image that no turn mentions is put before the first question. Raises `Refused`: `missing_conversation`,
-    `bad_conversation`, `missing_image`.
+    An image that no turn mentions is put before the first question. A system turn at the head is passed over: the
+    chat's recipe has its own. Raises `Refused`: `missing_conversation`, `bad_conversation`, `missing_image`,
+    `several_images`.
     """
     if value is None:
         raise Refused("missing_conversation")
@@ -85,7 +94,9 @@ def find_conversation(value: Any, has_image: bool) -> tuple[Turn, ...]:
         ]
     if not isinstance(value, list) or not value:
         raise Refused("bad_conversation", f"{type(value).__name__} where a list of turns is expected")
-    turns = []
+    if isinstance(value[0], Mapping) and value[0].get("from", value[0].get("role")) == "system":
+        value = value[1:]
+    turns: list[Turn] = []
     for number, plain in enumerate(value):
         if not isinstance(plain, Mapping):
             raise Refused("bad_conversation", f"turn {number}: {type(plain).__name__} where an object is expected")
@@ -95,16 +106,76 @@ def find_conversation(value: Any, has_image: bool) -> tuple[Turn, ...]:
         if not isinstance(text, str) or not text.strip():
             raise Refused("bad_conversation", f"turn {number} has no text")
         turns.append(Turn(("user", "assistant")[number % 2], text.strip()))
-    if len(turns) % 2:
+    if len(turns) % 2 or not turns:
         raise Refused("bad_conversation", "the last question has no answer")
     marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)
     if marks > 1:
-        raise Refused("bad_conversation", f"{marks} images; one is supported")
+        raise Refused("several_images", f"{marks} in the turns; one is supported")
     if marks and not has_image:
         raise Refused("missing_image", "a turn mentions it")
     if has_image and not marks:
         turns[0] = Turn("user", f"{IMAGE_MARK}\n{turns[0].text}")
     return tuple(turns)
+
+
+def draws_image(turns: tuple[Turn, ...]) -> bool:
+    """Whether the image stands in an answer: it is to be drawn, not looked at."""
+    return any(turn.role == "assistant" and IMAGE_MARK in turn.text for turn in turns)
+
+
+def find_image(row: Mapping[str, Any]) -> str | None:
+    """The path of a row's picture; None if it has none. A list of one counts as the one.
+
+    Raises `Refused`: `several_images`, `missing_image` (something else than a path), `unsupported_media` (a video).
+    """
+    for name in IMAGE_FIELDS:
+        value = row.get(name)
+        if isinstance(value, list):
+            if len(value) > 1:
+                raise Refused("several_images", f"{name}: {len(value)}; one is supported")
+            value = value[0] if value else None
+        if value is None or value in _NO_IMAGE:
+            continue
+        if not isinstance(value, str):
+            raise Refused("missing_image", f"{name}: {type(value).__name__} where a path is expected")
+        return value
+    if row.get("video") not in (None, *_NO_IMAGE):
+        raise Refused("unsupported_media", f"video: {str(row['video'])[:80]}")
+    return None
+
+
+def find_text(row: Mapping[str, Any]) -> bytes | None:
+    """The first caption of a row, as a `txt` member would hold it."""
+    for name in CAPTION_FIELDS:
+        value = row.get(name)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, str):
+            return value.encode("utf-8", "surrogatepass")
+    return None
+
+
+def inside(path: str, root: str = "", folder: str = "") -> str:
+    """A row's path -> a name below the root of the pictures, without `.` and empty parts. `folder`: where in the root a
+    relative path starts. An absolute path or a URL is taken only if it begins with `root`.
+
+    Raises `Refused`: `outside_folder`, for what leads out of the root or can't be a name; `missing_image`, for a name
+    that no file system has.
+    """
+    plain, head = path.replace("\\", "/"), root.rstrip("/") + "/"
+    if root and plain.startswith(head):
+        plain, folder = plain[len(head) :].lstrip("/"), ""
+    parts = [part for part in plain.split("/") if part not in ("", ".")]
+    if plain.startswith("/") or "://" in plain or "\0" in plain or ".." in parts or not parts:
+        raise Refused("outside_folder", ascii(path)[1:-1][:80])
+    if folder:
+        parts = [*folder.split("/"), *parts]
+    try:
+        longest, whole = max(len(part.encode()) for part in parts), len("/".join(parts).encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise Refused("outside_folder", ascii(path)[1:-1][:80]) from None
+    if longest > _MAX_PART or whole > _MAX_PATH:
+        raise Refused("missing_image", f"a path of {len(path)} characters: {path[:40]}...")
+    return "/".join(parts)
 
 
 def find_label(value: Any) -> int:

@@ -25,12 +25,16 @@ Reason = Literal[
     "missing_image",
     "missing_label",
     "not_an_image",
+    "other_kind",
     "outside_folder",
+    "several_images",
     "text_too_long",
     "truncated_image",
     "undecodable_image",
+    "unsupported_media",
 ]
-"""The words under which refusals are counted. A transport failure is none of them: it is never a skip."""
+"""The words under which refusals are counted. A transport failure is none of them: it is never a skip. `other_kind` is
+no fault: a picture that is to be drawn, in a source of questions, or the other way round."""
 
 REASONS: tuple[str, ...] = get_args(Reason)
 

@@ -108,7 +108,7 @@ def _of_shards(path: str, name: str) -> PictureSource:
         assert image is not None  # a sample of kind image without one is refused
         return image
 
-    return PictureSource(name, path, len(places), lambda number: source.shards.key(*places[number]), load)
+    return PictureSource(name, path, len(places), lambda number: source.reader.key(*places[number]), load)
 
 
 Change = Callable[[np.ndarray], np.ndarray]

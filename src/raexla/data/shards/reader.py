@@ -6,19 +6,25 @@ On a local disk a sample is one read of its own bytes: the page cache does the r
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any, Generic, TypeVar
 
+from raexla.data.sample import Refused
 from raexla.data.shards.index import Index, Say, load_index
 from raexla.data.shards.store import Retry, ShardDamaged, Store
 from raexla.data.shards.tar import MemberTable
 
 V = TypeVar("V")
 
+MAX_SAMPLE_BYTES = 1 << 28
+"""A sample of more is refused unread: no picture that training can use has 256 MiB."""
+
+_GAP = 1 << 16  # bytes between members that are read along rather than asked for in two requests
+
 
 class BoundedCache(Generic[V]):
     """Least recently used values up to a total cost. Safe between threads; a value is made once even if two ask for
-    it."""
+    it. A pickled one comes back empty."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -26,6 +32,9 @@ class BoundedCache(Generic[V]):
         self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.limit,)
 
     def get(self, key: Hashable, make: Callable[[], tuple[V, int]]) -> V:
         """The value of `key`; `make` gives (value, cost). A value that alone costs more than the limit isn't kept."""
@@ -53,7 +62,7 @@ class BoundedCache(Generic[V]):
 
 
 class ShardSet:
-    """The shards under one path or URL, with their index.
+    """The shards under one path or URL, or those of `names`, with their index.
 
     `samples` counts all; `read(shard, row)` gives a sample's members. `cache` is shared between sets, so that one
     limit holds for all sources of a run.
@@ -63,13 +72,14 @@ class ShardSet:
         self,
         url: str,
         *,
+        names: Sequence[str] | None = None,
         piece: int = 64,
         cache: BoundedCache[bytes] | None = None,
         retry: Retry | None = None,
         say: Say | None = None,
     ) -> None:
         self.store = Store(url, retry)
-        self.index: Index = load_index(self.store, say=say)
+        self.index: Index = load_index(self.store, names=names, say=say)
         self.piece = piece
         self._cache = cache or BoundedCache(1 << 28)
         self._tables: BoundedCache[MemberTable] = BoundedCache(2_000_000)  # samples whose places are held
@@ -79,6 +89,11 @@ class ShardSet:
     def samples(self) -> int:
         """Samples of all shards."""
         return self.index.samples
+
+    @property
+    def cached_sample_bytes(self) -> float:
+        """Mean bytes of a sample that the cache of remote pieces holds; 0 on a local disk, where there is none."""
+        return 0.0 if self.store.local else self.index.bytes / max(1, self.samples)
 
     def table(self, shard: int) -> MemberTable:
         """Where the members of a shard stand. The shard's size is checked against the index when it is first used."""
@@ -104,13 +119,19 @@ class ShardSet:
         return f"{self.index.shards[shard].name.removesuffix('.tar')}/{self.table(shard).keys[row]}"
 
     def read(self, shard: int, row: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
-        """The members of one sample, by extension; only those `wanted`, if given."""
+        """The members of one sample, by extension; only those `wanted`, if given.
+
+        Raises `Refused("image_too_large")` for more than `MAX_SAMPLE_BYTES`.
+        """
         table = self.table(shard)
         places = table.members(row)
         if wanted is not None:
             places = {extension: place for extension, place in places.items() if extension in wanted}
         if not places:
             return {}
+        total = sum(size for _, size in places.values())
+        if total > MAX_SAMPLE_BYTES:
+            raise Refused("image_too_large", f"{total} bytes in {', '.join(places)}, limit {MAX_SAMPLE_BYTES}")
         start = min(offset for offset, _ in places.values())
         end = max(offset + size for offset, size in places.values())
         name = self.index.shards[shard].name
@@ -123,9 +144,13 @@ class ShardSet:
                     data = self.store.read(name, low, high)
                     return data, len(data)
 
-                data = self._cache.get((self.store.url, shard, first), fetch)
+                data = self._cache.get((self.store.url, name, first), fetch)
                 return {
                     extension: data[offset - low : offset - low + size] for extension, (offset, size) in places.items()
                 }
+        if end - start > 2 * total + _GAP:  # members far apart
+            return {
+                extension: self.store.read(name, offset, offset + size) for extension, (offset, size) in places.items()
+            }
         data = self.store.read(name, start, end)
         return {extension: data[offset - start : offset - start + size] for extension, (offset, size) in places.items()}

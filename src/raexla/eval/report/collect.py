@@ -111,14 +111,17 @@ def read_data(runs: list[Run], count: int) -> list[tuple[str, str, list[Picture]
     for run in runs:
         for plain in run.recipe.get("data", {}).get("sources", []):
             recipe = SourceRecipe.model_validate(plain)
-            if recipe.path in seen or not Path(recipe.path).is_dir():
+            name = recipe.path if isinstance(recipe.path, str) else ", ".join(recipe.path)
+            if name in seen or "://" in name:
                 continue
-            source = Source(recipe)
-            index = source.shards.index
+            try:
+                source = Source(recipe)
+            except UserError:  # moved or removed since
+                continue
             pictures = _pictures(source, count)
             if pictures:
-                about = f"{index.samples:,} samples, kind {recipe.kind}, manifest {(index.manifest_hash or '?')[:12]}"
-                seen[recipe.path] = (recipe.name, about, pictures)
+                about = f"{source.samples:,} samples, kind {recipe.kind}, manifest {(source.manifest_hash or '?')[:12]}"
+                seen[name] = (recipe.name, about, pictures)
     return list(seen.values())
 
 
