@@ -2,176 +2,330 @@
 
 A transport failure is never a skip. It is retried with jittered back-off until a deadline, then raised as
 `FileUnavailable`, which names the file, the attempts and the time. A file that is missing, or shorter than it should
-be on a local disk, is not a transport failure and is said at once.
+be, is not a transport failure and is said at once. A body shorter than what was asked for, of a file that is long
+enough, is one.
 """
 
+import io
 import os
-import random
 import shutil
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
+from raexla.files.ranged import RangedFile
+from raexla.files.retry import FileDamaged, Retry, meaning, transport_errors
 from raexla.recipe import UserError
 
 T = TypeVar("T")
 
-
-class FileUnavailable(UserError):
-    """Storage could not be reached, after retries where these make sense."""
-
-
-class FileDamaged(UserError):
-    """A file isn't what it should be: cut short, replaced, not of its kind."""
-
-
-@dataclass(frozen=True)
-class Retry:
-    """How often and how long a transport failure is retried; sleeps are uniform in [0, first x 2^n], at most
-    `longest`."""
-
-    attempts: int = 6
-    first_seconds: float = 0.5
-    longest_seconds: float = 20.0
-    deadline_seconds: float = 120.0
-    sleep: Callable[[float], None] = time.sleep
-
-    def call(self, what: str, work: Callable[[], T]) -> T:
-        """Run `work`; raise `FileUnavailable` when it is missing or keeps failing."""
-        began = time.monotonic()
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return work()
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                raise FileUnavailable(f"{what}: there is no such file") from None
-            except PermissionError:
-                raise FileUnavailable(f"{what}: no permission to read it") from None
-            except transport_errors() as error:
-                spent = time.monotonic() - began
-                if attempt == self.attempts or spent > self.deadline_seconds:
-                    said = str(error) or type(error).__name__
-                    raise FileUnavailable(
-                        f"{what}: still failing after {attempt} attempts in {spent:.1f} s: {said}"
-                    ) from error
-                self.sleep(random.uniform(0, min(self.longest_seconds, self.first_seconds * 2**attempt)))
-        raise AssertionError("unreachable: attempts is at least 1")
-
-
-def transport_errors() -> tuple[type[Exception], ...]:
-    """What storage clients raise; those of optional clients are looked up among the modules already loaded."""
-    found: list[type[Exception]] = [OSError, EOFError, TimeoutError]
-    for module, name in (
-        ("aiohttp", "ClientError"),
-        ("gcsfs.retry", "HttpError"),
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-    ):
-        kind = getattr(sys.modules.get(module), name, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            found.append(kind)
-    return tuple(found)
+BUFFER_BYTES = 8 << 20
+"""What an opened remote file fetches at a time."""
+LISTING_SECONDS = 120.0
+"""Patience for a listing, which can take many requests, beyond that for one request."""
+BLOCK_BYTES = 32 << 20
+"""Larger files are uploaded in blocks of this size."""
+_inherited: list[AbstractFileSystem] = []
+"""File systems of a parent process; closing one of them in the child would cut the parent's connections."""
 
 
 class Store:
-    """The files under `url` (a path or an fsspec URL), by names relative to it."""
+    """The files under `url` (a path or an fsspec URL), by names relative to it.
+
+    May be pickled, and used after a fork: connections belong to one process. Listings are never cached, so a file that
+    another process has just written is seen.
+    """
 
     def __init__(self, url: str | os.PathLike[str], retry: Retry | None = None) -> None:
         self.url = os.fspath(url).rstrip("/") or "/"
-        try:
-            self.filesystem, self.root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
-            raise UserError(f"{self.url}: {error}") from None
-        self.root = self.root.rstrip("/")
-        self.local = isinstance(self.filesystem, LocalFileSystem)
         self.retry = retry or Retry()
+        self._filesystem, root = self._connect()
+        self._process = os.getpid()
+        self.root = root.rstrip("/")
+        self.local = isinstance(self._filesystem, LocalFileSystem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.url, self.retry)
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """This process's connection."""
+        if self._process != os.getpid():
+            _inherited.append(self._filesystem)
+            self._filesystem, self._process = self._connect()[0], os.getpid()
+        return self._filesystem
+
+    def below(self, name: str) -> "Store":
+        """The files under one folder of this store."""
+        return Store(f"{self.url}/{name}" if name else self.url, self.retry)
 
     def path(self, name: str) -> str:
         """The name as the file system knows it."""
         return f"{self.root}/{name}" if name else self.root
 
+    # --- what is there
+
     def exists(self, name: str = "") -> bool:
-        """Whether there is such a file or folder."""
-        return self.retry.call(self._say(name), lambda: bool(self.filesystem.exists(self.path(name))))
+        """Whether there is such a file or folder. Not being able to tell is an error, not a no."""
+        return self._info(name) is not None
 
-    def is_folder(self) -> bool:
-        """Whether the root is a folder."""
-        return self.retry.call(self.url, lambda: bool(self.filesystem.isdir(self.root)))
+    def is_folder(self, name: str = "") -> bool:
+        """Whether there is such a folder."""
+        if "http" in self._protocols():  # every folder of a web server is a file too: its listing
+            return self._call(name, "isdir")
+        info = self._info(name)
+        return info is not None and info["type"] == "directory"
 
-    def names(self) -> list[str]:
-        """All files below the root, relative, sorted."""
-        found = self.retry.call(self.url, lambda: self.filesystem.find(self.root))
-        return sorted(path[len(self.root) :].lstrip("/") for path in found)
+    def names(self, name: str = "") -> list[str]:
+        """All files below a folder, relative to it, sorted; none if there is no such folder."""
+        found = self._list(name, "find", **self._strictly())
+        base = self.path(name)
+        return sorted(path[len(base) :].lstrip("/") for path in found if path.rstrip("/") != base)
+
+    def children(self, name: str = "") -> list[str]:
+        """The files and folders right in a folder, by their last names, sorted; none if there is no such folder."""
+        found = self._list(name, "ls", detail=False)
+        base = self.path(name)
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in found if path.rstrip("/") != base})
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
         if self.local:
             return self.retry.call(self._say(name), lambda: os.path.getsize(self.path(name)))
-        return int(self.retry.call(self._say(name), lambda: self.filesystem.info(self.path(name))["size"]))
+        size = self._call(name, "info")["size"]
+        if size is None:
+            raise UserError(f"{self._say(name)}: the server doesn't say how long it is; copy it first")
+        return int(size)
+
+    # --- read
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
         """Bytes `[start, end)` of a file; fewer than that is an error, never an end."""
+        if end is None and not self.local:
+            end = max(start, self.size(name))
         data = self.retry.call(self._say(name), lambda: self._read_once(name, start, end))
         if end is not None and len(data) != end - start:
-            raise FileDamaged(
-                f"{self._say(name)}: {len(data)} of the {end - start} bytes from {start} on: the file was cut short "
-                "or replaced; `raexla shards verify` (or `raexla ckpt verify`) says what is left"
-            )
+            raise FileDamaged(self._cut_short(name, start, len(data), end - start))
         return data
 
     def open(self, name: str) -> BinaryIO:
         """A seekable binary file for reading."""
-        opened = self.retry.call(self._say(name), lambda: self.filesystem.open(self.path(name), "rb"))
-        return opened  # type: ignore[return-value]
+        if self.local:
+            return self.retry.call(self._say(name), lambda: open(self.path(name), "rb"))
+        raw = RangedFile(lambda start, end: self.read(name, start, end), self.size(name))
+        return io.BufferedReader(raw, BUFFER_BYTES)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copy a file to a local one, which appears whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        with self.open(name) as source, partial.open("wb") as target:
+            shutil.copyfileobj(source, target, BUFFER_BYTES)
+        os.replace(partial, path)
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """`read` of as many bytes as `buffer` has, into it."""
+        if not self.local:
+            buffer[:] = self.read(name, start, start + len(buffer))
+            return
+        with self.open(name) as file:
+            file.seek(start)
+            count = file.readinto(buffer)  # type: ignore[attr-defined]
+        if count != len(buffer):
+            raise FileDamaged(self._cut_short(name, start, count, len(buffer)))
+
+    # --- write
 
     def write(self, name: str, source: BinaryIO) -> None:
-        """Copy `source` from its start to `name`, which appears complete or not at all."""
-        source.seek(0)
-        path = self.path(name)
+        """Copy `source` from its start to `name`, which appears complete or not at all.
+
+        A large one is streamed, block after block, and read anew by each try.
+        """
+        size = source.seek(0, io.SEEK_END)
         if self.local:
+            path = self.path(name)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             partial = f"{path}.partial"
             with open(partial, "wb") as target:
+                source.seek(0)
                 shutil.copyfileobj(source, target, 1 << 20)
                 target.flush()
                 os.fsync(target.fileno())
             os.replace(partial, path)
-            return
-
-        def upload() -> None:
+        elif size <= BLOCK_BYTES:
             source.seek(0)
-            with self.filesystem.open(path, "wb") as target:  # an object store shows it when it is closed
-                shutil.copyfileobj(source, target, 1 << 20)  # type: ignore[arg-type]
-
-        self.retry.call(self._say(name), upload)
+            self._send(name, _read_fully(source, size))
+        else:
+            self._send(name, source)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """`write` for bytes in memory."""
-        with tempfile.SpooledTemporaryFile(max_size=1 << 28) as file:
-            file.write(data)
-            self.write(name, file)  # type: ignore[arg-type]
+        self.write(name, io.BytesIO(data))
+
+    def upload(self, path: Path, name: str) -> None:
+        """`write` for a local file."""
+        with path.open("rb") as source:
+            self.write(name, source)
 
     def remove(self, name: str) -> None:
-        """Delete a file."""
-        self.retry.call(self._say(name), lambda: self.filesystem.rm_file(self.path(name)))
+        """Delete a file; one that isn't there is no error, since a try whose answer was lost has deleted it."""
+
+        def delete() -> None:
+            with suppress_missing():
+                self.filesystem.rm_file(self.path(name), **self._patience())
+
+        self.retry.call(self._say(name), delete)
+
+    def remove_folder(self, name: str) -> None:
+        """Delete all files below a folder, and the folder where there are folders."""
+        if self.local:
+            with suppress_missing():
+                shutil.rmtree(self.path(name))
+            return
+        below = self.below(name)
+        for file in below.names():
+            below.remove(file)
+
+    # --- the file system's calls
+
+    def _connect(self) -> tuple[AbstractFileSystem, str]:
+        options: dict[str, Any] = {"use_listings_cache": False}
+        try:
+            if self.url.startswith(("gs://", "gcs://")):  # gcsfs waits for ever otherwise
+                options["requests_timeout"] = _silence(self.retry.silence_seconds)
+            return fsspec.core.url_to_fs(self.url, **options)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"{self.url}: {error}") from None
+
+    def _protocols(self) -> tuple[str, ...]:
+        named = self.filesystem.protocol
+        return (named,) if isinstance(named, str) else tuple(named)
+
+    def _patience(self, count: int = 0, more: float = 0.0) -> dict[str, Any]:
+        """The time limit of a call that moves so many bytes; only asynchronous file systems have one."""
+        waits = isinstance(self.filesystem, AsyncFileSystem)
+        return {"timeout": self.retry.patience(count) + more} if waits else {}
+
+    def _call(self, name: str, function: str, more: float = 0.0, **options: Any) -> Any:
+        def work() -> Any:
+            return getattr(self.filesystem, function)(self.path(name), **options, **self._patience(0, more))
+
+        return self.retry.call(self._say(name), work)
+
+    def _info(self, name: str) -> dict[str, Any] | None:
+        def work() -> dict[str, Any] | None:
+            with suppress_missing():
+                return self.filesystem.info(self.path(name), **self._patience())
+            return None
+
+        return self.retry.call(self._say(name), work)
+
+    def _list(self, name: str, function: str, **options: Any) -> list[str]:
+        def work() -> list[str]:
+            with suppress_missing():
+                list_ = getattr(self.filesystem, function)
+                return list(list_(self.path(name), **options, **self._patience(0, LISTING_SECONDS)))
+            return []
+
+        return self.retry.call(self._say(name), work)
+
+    def _strictly(self) -> dict[str, Any]:
+        """fsspec's general way of walking a tree passes over folders that can't be read; this makes it say so."""
+        kind = type(self.filesystem)
+        general = getattr(kind, "_find", None) is AsyncFileSystem._find or kind.find is AbstractFileSystem.find
+        return {"on_error": _raise_unless_missing} if general else {}
 
     def _read_once(self, name: str, start: int, end: int | None) -> bytes:
         if self.local:
             with open(self.path(name), "rb", buffering=0) as file:
                 file.seek(start)
                 return _read_fully(file, None if end is None else end - start)
-        data = self.filesystem.cat_file(self.path(name), start=start, end=end)
-        if end is not None and len(data) < end - start and self.filesystem.info(self.path(name))["size"] >= end:
+        assert end is not None
+        if end <= start:
+            return b""
+        data = self.filesystem.cat_file(self.path(name), start=start, end=end, **self._patience(end - start))
+        if len(data) != end - start and self.filesystem.info(self.path(name), **self._patience())["size"] >= end:
             raise EOFError(f"a body of {len(data)} bytes where {end - start} were asked for")
-        return data
+        return bytes(data)
+
+    def _send(self, name: str, source: bytes | BinaryIO) -> None:
+        """Upload with retries, then look whether all of it is there."""
+        path, lost = self.path(name), 0
+        size = len(source) if isinstance(source, bytes) else source.seek(0, io.SEEK_END)
+
+        def work() -> None:
+            nonlocal lost
+            try:
+                if isinstance(source, bytes):
+                    self.filesystem.pipe_file(path, source, **self._how(source), **self._patience(size))
+                else:
+                    self._stream(path, source)
+            except FileNotFoundError:
+                lost += 1
+                if lost > 2:  # more often than an upload session that is gone would explain: no such bucket
+                    raise
+                raise ConnectionError("the upload was lost on the way") from None
+            there = self.filesystem.info(path, **self._patience())["size"]
+            if there != size:
+                raise EOFError(f"{there} bytes arrived where {size} were sent")
+
+        self.retry.call(self._say(name), work)
+
+    def _how(self, data: bytes) -> dict[str, Any]:
+        """gcsfs sends a small file between two lines of one fixed text, and a file that ends in a carriage return, or
+        has such a line itself, arrives cut; sent as a single block of a resumable upload it arrives as it is."""
+        if "gs" in self._protocols() and (data.endswith(b"\r") or b"\n--==0==" in data):
+            return {"chunksize": len(data)}
+        return {}
+
+    def _stream(self, path: str, source: BinaryIO) -> None:
+        source.seek(0)
+        target = self.filesystem.open(path, "wb", block_size=BLOCK_BYTES)
+        try:
+            shutil.copyfileobj(source, target, BLOCK_BYTES)
+            target.close()
+        except BaseException:  # closing it would show what is there so far as the whole
+            target.closed = True
+            with suppress(*transport_errors()):
+                target.discard()
+            raise
+
+    def _cut_short(self, name: str, start: int, found: int, wanted: int) -> str:
+        return (
+            f"{self._say(name)}: {found} of the {wanted} bytes from {start} on: the file was cut short or replaced; "
+            "`raexla shards verify` (or `raexla ckpt verify`) says what is left"
+        )
 
     def _say(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
+
+
+def _silence(seconds: float) -> Any:
+    """aiohttp's limit on the time in which nothing comes."""
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, connect=seconds, sock_connect=seconds, sock_read=seconds)
+
+
+@contextmanager
+def suppress_missing() -> Iterator[None]:
+    """Pass over errors that say that there is no such file."""
+    try:
+        yield
+    except transport_errors() as error:
+        if meaning(error) != "missing":
+            raise
+
+
+def _raise_unless_missing(error: Exception) -> None:
+    if meaning(error) != "missing":
+        raise error
 
 
 def _read_fully(file: BinaryIO, count: int | None) -> bytes:
