@@ -11,6 +11,14 @@ shards_app = typer.Typer(help="Make, pack, index, check and look at WebDataset s
 
 Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="Folder or URL of shards (gs://bucket/folder).")]
 
+Out = Annotated[str, typer.Option("--out", help="Folder or URL for the shards.")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, help="That share the work; as many as there are cores (at most 16) if not given.")
+]
+SamplesPerShard = Annotated[int, typer.Option(min=1)]
+BytesPerShard = Annotated[str, typer.Option(metavar="SIZE", help="A shard ends here too: 200MB, 1GiB, ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace shards made from something else.")]
+
 
 @shards_app.command("nano")
 def shards_nano(
@@ -79,52 +87,98 @@ def shards_text(
 @shards_app.command("pack")
 def shards_pack(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Pictures with captions: x.png + x.txt, or a list.")],
-    out: Annotated[str, typer.Option("--out", help="Folder or URL for the shards.")],
+    out: Out,
     kind: Annotated[Literal["caption", "conversation", "image"], typer.Option(help="What a sample is.")] = "caption",
-    samples_per_shard: Annotated[int, typer.Option(min=1)] = 1000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards that are there.")] = False,
+    samples_per_shard: SamplesPerShard = 1000,
+    bytes_per_shard: BytesPerShard = "512MiB",
+    processes: Processes = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Turn a folder of pictures and captions into shards with an index; what can't be used is counted and named."""
-    from raexla.data.shards import pack
+    """Turn a folder of pictures and captions into shards with an index; what can't be used is counted and named.
 
-    report = pack(folder, out, kind=kind, samples_per_shard=samples_per_shard, overwrite=overwrite)
-    typer.echo("\n".join(report.lines()))
+    Goes on after a stop; a complete folder is left as it is.
+    """
+    from raexla.data.shards import pack, parse_bytes
+    from raexla.eval.progress import bars
+
+    with bars() as progress:
+        report = pack(
+            folder,
+            out,
+            kind=kind,
+            samples_per_shard=samples_per_shard,
+            bytes_per_shard=parse_bytes("--bytes-per-shard", bytes_per_shard),
+            processes=_count(processes),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    typer.echo("\n".join([f"{out}:", *report.lines()]))
 
 
 @shards_app.command("index")
-def shards_index(folder: Folder) -> None:
-    """Read every shard once and write `index.json` and `index.members` beside them."""
-    from raexla.data.shards import index
+def shards_index(
+    folder: Folder,
+    full: Annotated[bool, typer.Option("--full", help="Read shards again that have not changed.")] = False,
+    processes: Processes = None,
+) -> None:
+    """Read every new or changed shard once and write `index.json` and `index.members` beside them.
 
-    made = index(folder, say=lambda line: typer.echo(line, err=True))
+    Goes on after a stop.
+    """
+    from raexla.data.shards import index
+    from raexla.eval.progress import bars
+
+    with bars() as progress:
+        made = index(
+            folder,
+            full=full,
+            processes=_count(processes),
+            say=lambda line: typer.echo(line, err=True),
+            progress=progress,
+        )
+    known = len(made.shards) - made.examined
     typer.echo(f"{made.samples} samples in {len(made.shards)} shards, {made.bytes} bytes, {made.manifest_hash}")
+    if known:
+        typer.echo(f"{made.examined} shards read, {known} unchanged (--full reads them too)")
 
 
 @shards_app.command("verify")
 def shards_verify(
-    folder: Folder, decode: Annotated[bool, typer.Option("--decode", help="Decode every picture too.")] = False
+    folder: Folder,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every picture too.")] = False,
+    processes: Processes = None,
 ) -> None:
-    """Compare every byte of every shard with the index; exit code 3 if they differ."""
+    """Compare every byte of every shard with the index; exit code 3 if they differ. Goes on after a stop."""
     from raexla.data.shards import verify
+    from raexla.eval.progress import bars
     from raexla.recipe import BadDataError
 
-    report = verify(folder, decode=decode)
+    with bars() as progress:
+        report = verify(folder, decode=decode, processes=_count(processes), progress=progress)
+    for line in report.warnings:
+        typer.echo(line, err=True)
     if report.problems:
         raise BadDataError("\n  ".join([f"{folder}: {len(report.problems)} problems", *report.problems]))
-    typer.echo(f"{report.samples} samples in {report.shards} shards, {report.bytes} bytes: as the index says")
+    known = f" ({report.known} shards found so before a stop)" if report.known else ""
+    typer.echo(f"{report.samples} samples in {report.shards} shards, {report.bytes} bytes: as the index says{known}")
 
 
 @shards_app.command("stats")
 def shards_stats(
     folder: Folder,
     limit: Annotated[int, typer.Option(min=1, help="Samples to look at, spread evenly.")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object, for programs.")] = False,
+    processes: Processes = None,
 ) -> None:
-    """Print what is in the shards as JSON: totals, formats, sizes, caption lengths, what would be refused."""
+    """Tell what is in the shards: totals, formats, sizes, caption lengths, what would be refused."""
     import json
 
-    from raexla.data.shards import stats
+    from raexla.data.shards import stats, stats_lines
+    from raexla.eval.progress import bars
 
-    typer.echo(json.dumps(stats(folder, limit=limit), indent=2))
+    with bars() as progress:
+        found = stats(folder, limit=limit, processes=_count(processes), progress=progress)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(stats_lines(found)))
 
 
 @shards_app.command("peek")
@@ -132,11 +186,79 @@ def shards_peek(
     folder: Folder,
     out: Annotated[Path, typer.Option("--out", help="PNG to write.")] = Path("peek.png"),
     count: Annotated[int, typer.Option(min=1)] = 48,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    columns: Annotated[int, typer.Option(min=1)] = 8,
+    cell: Annotated[int, typer.Option(min=48, max=1024, help="Width of a picture's card in pixels.")] = 176,
+    seed: Annotated[int, typer.Option(min=0, help="Another one for other samples.")] = 0,
 ) -> None:
     """Draw a contact sheet of samples with their captions."""
     from raexla.data.shards import peek
+    from raexla.eval.progress import bars
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    peek(folder, count=count, seed=seed).save(out)
+    with bars() as progress:
+        sheet = peek(folder, count=count, columns=columns, seed=seed, cell=cell, progress=progress)
+    sheet.save(out)
     typer.echo(str(out))
+
+
+@shards_app.command("reshard")
+def shards_reshard(
+    folder: Folder,
+    out: Out,
+    resize: Annotated[int | None, typer.Option(metavar="PIXELS", min=1, help="Resize pictures as --how says.")] = None,
+    how: Annotated[
+        Literal["shorter", "squash", "crop"],
+        typer.Option(help="The shorter side, never enlarged; both sides; or a square from the middle."),
+    ] = "shorter",
+    jpeg: Annotated[
+        int | None, typer.Option("--jpeg", metavar="QUALITY", min=1, max=100, help="Write pictures as JPEG.")
+    ] = None,
+    png: Annotated[bool, typer.Option("--png", help="Write pictures as PNG.")] = False,
+    where: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help="Keep only these: 'width >= 256 and similarity > 0.28'.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep only what it names: a line each, KEY or SHARD/KEY.")
+    ] = None,
+    drop: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Leave out what it names; a run's quarantine.jsonl will do.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take the first of every so many samples.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop at so many samples.")] = None,
+    samples_per_shard: SamplesPerShard = 1000,
+    bytes_per_shard: BytesPerShard = "512MiB",
+    processes: Processes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write shards anew: smaller pictures, other shard sizes, or a part of the samples.
+
+    Keys stay, untouched members are copied byte for byte, what is left out is counted and named, `reshard.json` records
+    where it all came from.
+
+    Goes on after a stop; a complete folder is left as it is.
+    """
+    from raexla.data.shards import ReshardRecipe, parse_bytes, reshard
+    from raexla.eval.progress import bars
+
+    recipe = ReshardRecipe(
+        resize=resize,
+        how=how,
+        jpeg=jpeg,
+        png=png,
+        where=where,
+        keep=keep,
+        drop=drop,
+        every=every,
+        limit=limit,
+        samples_per_shard=samples_per_shard,
+        bytes_per_shard=parse_bytes("--bytes-per-shard", bytes_per_shard),
+    )
+    with bars() as progress:
+        report = reshard(folder, out, recipe, processes=_count(processes), overwrite=overwrite, progress=progress)
+    typer.echo("\n".join([f"{out}: of {report.seen} samples of {folder}:", *report.lines()]))
+
+
+def _count(processes: int | None) -> int:
+    from raexla.data.shards import usual_processes
+
+    return usual_processes() if processes is None else processes

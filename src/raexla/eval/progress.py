@@ -12,8 +12,13 @@ Tick = Callable[[int], None]
 def ticks_of(progress: Progress) -> Tick:
     """Advances a bar by any number."""
 
+    done = 0
+
     def tick(count: int) -> None:
-        for _ in range(count):
+        nonlocal done
+        if count > 0:
+            done += count
+            progress.stand_at(done - 1)  # a resume may find millions done
             progress.advance()
 
     return tick

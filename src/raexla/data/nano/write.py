@@ -95,7 +95,7 @@ def write_nano(
     lines = []
     with workers(processes, sum(counts[split] for split in missing), _FEW) as pool:
         for split, one in wanted.items():
-            index = write_made(one, pool=pool, overwrite=True, tick=tick)
+            index = write_made(one, pool=pool, overwrite=True, tick=tick).index
             state = f"{index.bytes} bytes" if split in missing else "complete already"
             lines.append(f"{one.folder}: {one.count} samples, {state}")
     return lines
@@ -104,9 +104,11 @@ def write_nano(
 def making(out: Path, split: Split, count: int, seed: int) -> Making:
     """The folder of a split."""
     record = {"format": FORMAT, "split": split, "count": count, "seed": seed}
-    return Making(
-        str(out / split), count, partial(_make, split, seed), record, RECORD, samples_per_shard=_SAMPLES_PER_SHARD
-    )
+
+    def job(start: int, chunk: int) -> Callable[[], Made]:
+        return partial(_make, split, seed, start, chunk)
+
+    return Making(str(out / split), count, job, record, RECORD, samples_per_shard=_SAMPLES_PER_SHARD)
 
 
 def _make(split: Split, seed: int, start: int, count: int) -> Made:

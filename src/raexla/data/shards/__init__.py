@@ -5,12 +5,15 @@ adds stands beside it: an index with checksums and the place of every member, wh
 a global order. Nothing is unpickled, no shell is run, no tar is extracted.
 """
 
-from raexla.data.shards.check import VerifyReport, stats, verify
+from raexla.data.shards.check import VerifyReport, verify
 from raexla.data.shards.index import Index, ShardEntry, index, load_index
-from raexla.data.shards.made import Making, state_of, workers, write_made
-from raexla.data.shards.pack import PackReport, pack
+from raexla.data.shards.made import LeftOut, MadeReport, Making, state_of, workers, write_made
+from raexla.data.shards.pack import pack
+from raexla.data.shards.parallel import usual_processes
 from raexla.data.shards.peek import Card, contact_sheet, peek
 from raexla.data.shards.reader import BoundedCache, ShardSet
+from raexla.data.shards.reshard import ReshardRecipe, reshard
+from raexla.data.shards.stats import parse_bytes, stats, stats_lines
 from raexla.data.shards.store import Retry, ShardDamaged, ShardUnavailable, Store
 from raexla.data.shards.writer import ShardWriter
 
@@ -18,8 +21,10 @@ __all__ = [
     "BoundedCache",
     "Card",
     "Index",
+    "LeftOut",
+    "MadeReport",
     "Making",
-    "PackReport",
+    "ReshardRecipe",
     "Retry",
     "ShardDamaged",
     "ShardEntry",
@@ -32,9 +37,13 @@ __all__ = [
     "index",
     "load_index",
     "pack",
+    "parse_bytes",
     "peek",
+    "reshard",
     "state_of",
     "stats",
+    "stats_lines",
+    "usual_processes",
     "verify",
     "workers",
     "write_made",

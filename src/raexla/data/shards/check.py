@@ -1,23 +1,23 @@
-"""`verify` and `stats`: are the shards what their index says, and what is in them."""
+"""`verify`: are the shards what their index says."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from raexla.data.decode import decode_image, open_image
-from raexla.data.parse import find_captions, parse_json
+from raexla.data.decode import decode_image
 from raexla.data.sample import Refused
-from raexla.data.shards.index import INDEX, ShardEntry, read_index, shard_names
-from raexla.data.shards.reader import ShardSet
+from raexla.data.shards.index import Progress, digest_of, shard_names, whole
+from raexla.data.shards.journal import Journal
+from raexla.data.shards.listing import Listed, listing
+from raexla.data.shards.manifest import INDEX, ShardEntry, read_index
+from raexla.data.shards.measure import MAX_MEMBER
+from raexla.data.shards.parallel import ordered, workers
 from raexla.data.shards.store import ShardDamaged, Store
-from raexla.data.shards.tar import IMAGE_EXTENSIONS, scan
+from raexla.data.shards.tar import IMAGE_EXTENSIONS, MemberTable, scan
 from raexla.recipe import UserError
 
-Progress = Callable[[int], None]
+_FEW_BYTES = 64 << 20  # shards that are read sooner than a second process starts
 
 
 @dataclass
@@ -28,13 +28,23 @@ class VerifyReport:
     samples: int
     bytes: int
     problems: list[str] = field(default_factory=list)
+    known: int = 0
+    """Shards that an earlier call, which was stopped, had found good."""
+    warnings: list[str] = field(default_factory=list)
 
 
-def verify(folder: str, *, decode: bool = False, progress: Progress | None = None) -> VerifyReport:
+def verify(
+    folder: str,
+    *,
+    decode: bool = False,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> VerifyReport:
     """Read every byte of every shard and compare with `index.json`; with `decode`, decode every picture too.
 
-    Finds missing, added, cut, changed shards and shards whose member table is another. Raises `UserError` without an
-    index.
+    Finds missing, added, cut, changed shards and shards whose member table is another. After a stop the same call goes
+    on: shards that were found good and have not changed since are not read again. `progress` opens a bar. Raises
+    `UserError` without an index.
     """
     store = Store(folder)
     present = set(shard_names(store))
@@ -42,99 +52,106 @@ def verify(folder: str, *, decode: bool = False, progress: Progress | None = Non
         raise UserError(f"{store.url}: no {INDEX} to verify against; `raexla shards index {store.url}` makes one")
     index = read_index(store)
     report = VerifyReport(len(index.shards), index.samples, index.bytes)
-    listed = {entry.name for entry in index.shards}
-    report.problems += [f"{name}: in the index, not in the folder" for name in sorted(listed - present)]
-    report.problems += [f"{name}: in the folder, not in the index" for name in sorted(present - listed)]
-    for number, entry in enumerate(index.shards):
-        if entry.name in present:
-            try:
-                index.table(store, number)
-                report.problems += _verify_shard(store, entry)
-            except ShardDamaged as error:
-                report.problems.append(str(error))
-        if progress is not None:
-            progress(number + 1)
-    if decode and not report.problems:
-        report.problems += _undecodable(folder)
+    listed_names = {entry.name for entry in index.shards}
+    report.problems += [f"{name}: in the index, not in the folder" for name in sorted(listed_names - present)]
+    report.problems += [f"{name}: in the folder, not in the index" for name in sorted(present - listed_names)]
+    listed = listing(store)
+    notes = _Notes(store, "verify-decode" if decode else "verify", report)
+    todo = [
+        (number, entry)
+        for number, entry in enumerate(index.shards)
+        if entry.name in present and not notes.good(entry, listed[entry.name])
+    ]
+    report.known = len(present & listed_names) - len(todo)
+    tick = progress("shards", len(index.shards)) if progress else lambda count: None
+    tick(len(index.shards) - len(todo))
+    with workers(processes, sum(entry.bytes for _, entry in todo), _FEW_BYTES) as pool:
+        jobs = (
+            partial(_verify_shard, folder, entry, _table_of(index, store, number), decode) for number, entry in todo
+        )
+        try:
+            for (_, entry), problems in zip(todo, ordered(pool, jobs), strict=True):
+                report.problems += problems
+                if not problems:
+                    notes.add(entry, listed[entry.name])
+                tick(1)
+        finally:
+            notes.flush()
+    notes.clear()
     return report
 
 
-def _verify_shard(store: Store, entry: ShardEntry) -> list[str]:
-    name, size = entry.name, store.size(entry.name)
-    if size != entry.bytes:
-        return [f"{name}: {size} bytes, the index says {entry.bytes}: cut short or replaced"]
-    with store.open(name) as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-        if entry.sha256 is not None and digest.hexdigest() != entry.sha256:
-            return [f"{name}: SHA-256 {digest.hexdigest()}, the index says {entry.sha256}: its bytes were changed"]
-        file.seek(0)
-        if scan(file, f"{store.url}/{name}").digest() != entry.table_sha256:
-            return [f"{name}: its members aren't those of the index"]
-    return []
+class _Notes:
+    """Which shards a stopped `verify` found good. A folder that can't be written to is verified without them."""
 
+    def __init__(self, store: Store, name: str, report: VerifyReport) -> None:
+        self._journal: Journal | None = Journal(store, name, 5.0)
+        self._report = report
+        self._good = {(row.get("name"), row.get("sha256")): row for row in self._journal.read()}
 
-def _undecodable(folder: str) -> list[str]:
-    shards, problems = ShardSet(folder), []
-    for number, entry in enumerate(shards.index.shards):
-        for row in range(entry.samples):
-            members = shards.read(number, row, IMAGE_EXTENSIONS)
-            for extension, data in members.items():
-                try:
-                    decode_image(data)
-                except Refused as refusal:
-                    problems.append(f"{shards.key(number, row)}.{extension}: {refusal}")
-    return problems
+    def good(self, entry: ShardEntry, listed: Listed) -> bool:
+        row = self._good.get((entry.name, entry.sha256))
+        return row is not None and (row.get("bytes"), row.get("stamp")) == (listed.bytes, listed.stamp)
 
+    def add(self, entry: ShardEntry, listed: Listed) -> None:
+        row = {"name": entry.name, "sha256": entry.sha256, "bytes": listed.bytes, "stamp": listed.stamp}
+        self._try(lambda journal: journal.add(row))
 
-def stats(folder: str, *, limit: int | None = 10_000, progress: Progress | None = None) -> dict[str, Any]:
-    """What is in a set: totals, extensions and, over at most `limit` samples spread evenly, image formats, modes and
-    sizes, caption lengths, and what would be refused. Plain JSON values; image headers are read, pictures aren't
-    decoded."""
-    shards = ShardSet(folder)
-    index = shards.index
-    places = [(number, row) for number, entry in enumerate(index.shards) for row in range(entry.samples)]
-    if limit is not None and len(places) > limit:
-        places = [places[number * len(places) // limit] for number in range(limit)]
-    formats: Counter[str] = Counter()
-    refused: Counter[str] = Counter()
-    widths, heights, characters = [], [], []
-    for seen, (number, row) in enumerate(places, 1):
-        members = shards.read(number, row)
-        data = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+    def flush(self) -> None:
+        self._try(lambda journal: journal.flush())
+
+    def clear(self) -> None:
+        self._try(lambda journal: journal.clear())
+
+    def _try(self, work: Callable[[Journal], None]) -> None:
+        if self._journal is None:
+            return
         try:
-            if data is not None:
-                image = open_image(data)
-                formats[f"{image.format} {image.mode}"] += 1
-                widths.append(image.width)
-                heights.append(image.height)
-            meta = parse_json(members["json"]) if "json" in members else {}
-            if "txt" in members or "captions" in meta:
-                characters.append(len(find_captions(members, meta, ("txt", "json.captions"))[0]))
-        except Refused as refusal:
-            refused[refusal.reason] += 1
-        if progress is not None:
-            progress(seen)
-    return {
-        "samples": index.samples,
-        "shards": len(index.shards),
-        "empty_shards": [entry.name for entry in index.shards if entry.samples == 0],
-        "bytes": index.bytes,
-        "manifest_hash": index.manifest_hash,
-        "order_hash": index.order_hash,
-        "extensions": index.schema,
-        "examined": len(places),
-        "image_formats": dict(formats.most_common()),
-        "width_pixels": _spread(widths),
-        "height_pixels": _spread(heights),
-        "caption_characters": _spread(characters),
-        "refused": dict(refused.most_common()),
-    }
+            work(self._journal)
+        except (OSError, UserError) as error:
+            self._journal = None
+            self._report.warnings.append(f"no notes can be kept there, so a stop would start over: {error}")
 
 
-def _spread(values: list[int]) -> dict[str, float]:
-    if not values:
-        return {}
-    low, quarter, median, three, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
-    return {"min": low, "p25": quarter, "median": median, "p75": three, "max": high}
+def _table_of(index: Any, store: Store, number: int) -> bytes | str:
+    """A shard's packed table, or what is wrong with it."""
+    try:
+        return index.packed_table(store, number)
+    except ShardDamaged as error:
+        return str(error)
+
+
+def _verify_shard(folder: str, entry: ShardEntry, packed: bytes | str, decode: bool) -> list[str]:
+    if isinstance(packed, str):
+        return [packed]
+    store, name = Store(folder), entry.name
+    try:
+        size = store.size(name)
+        if size != entry.bytes:
+            return [f"{name}: {size} bytes, the index says {entry.bytes}: cut short or replaced"]
+        with whole(store, name, size) as file:
+            sha256 = digest_of(file)
+            if entry.sha256 is not None and sha256 != entry.sha256:
+                return [f"{name}: SHA-256 {sha256}, the index says {entry.sha256}: its bytes were changed"]
+            table = scan(file, f"{store.url}/{name}")
+            if table.digest() != entry.table_sha256:
+                return [f"{name}: its members aren't those of the index"]
+            return _undecodable(name, file, table) if decode else []
+    except ShardDamaged as error:
+        return [str(error)]
+
+
+def _undecodable(name: str, file: Any, table: MemberTable) -> list[str]:
+    problems = []
+    for row, key in enumerate(table.keys):
+        for extension, (offset, size) in table.members(row).items():
+            if extension not in IMAGE_EXTENSIONS:
+                continue
+            file.seek(offset)
+            try:
+                if size > MAX_MEMBER:
+                    raise Refused("image_too_large", f"{size} bytes")
+                decode_image(file.read(size))
+            except Refused as refusal:
+                problems.append(f"{name.removesuffix('.tar')}/{key}.{extension}: {refusal}")
+    return problems

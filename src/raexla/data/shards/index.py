@@ -1,125 +1,127 @@
-"""`index.json` and `index.members` beside a set of shards.
+"""Make the index of a set of shards: each shard is read once, and again only when it has changed.
 
-`index.json` is small and readable: per shard its name, samples, bytes, SHA-256, extensions. `index.members` holds the
-shards' member tables one after another, each compressed, so that a reader fetches only the tables of the shards that
-it reads. Two hashes stand for the set: `order_hash` (names, keys and sizes; the order of a run depends on it, and it
-can be had without reading the pictures) and `manifest_hash` (names and SHA-256; what reports call the data by).
+What `manifest` says of the files is importable from here too.
 """
 
+import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, BinaryIO, cast
 
+from raexla.data.shards.journal import Journal
+from raexla.data.shards.listing import Listed, listing
+from raexla.data.shards.manifest import (
+    FORMAT,
+    INDEX,
+    MEMBERS,
+    VERSION,
+    Index,
+    ShardEntry,
+    as_row,
+    entry_of,
+    of_row,
+    read_index,
+    save_index,
+)
+from raexla.data.shards.measure import measure
+from raexla.data.shards.parallel import ordered, workers
 from raexla.data.shards.store import ShardDamaged, Store
 from raexla.data.shards.tar import MemberTable, scan
 from raexla.recipe import UserError
 
-INDEX = "index.json"
-MEMBERS = "index.members"
-FORMAT = "raexla-shards"
-VERSION = 1
+__all__ = [
+    "FORMAT",
+    "INDEX",
+    "MEMBERS",
+    "SEEN",
+    "VERSION",
+    "Index",
+    "Say",
+    "ShardEntry",
+    "as_row",
+    "build_index",
+    "digest_of",
+    "entry_of",
+    "index",
+    "load_index",
+    "of_row",
+    "read_index",
+    "save_index",
+    "shard_names",
+]
+
+SEEN = "index.seen"
+"""Size and stamp of each shard as `index` read it; without it the next `index` reads all again."""
 
 Say = Callable[[str], None]
+Progress = Callable[[str, int], Callable[[int], Any]]
+"""Opens a bar: (what, how many) -> what is told how many more are done."""
+Known = tuple[ShardEntry, bytes]
+"""A shard's entry and packed table."""
+
+_FEW_BYTES = 64 << 20  # shards that are read sooner than a second process starts
+_PIECE = 16 << 20  # bytes of one range read
 
 
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard: `sha256` is None in an index that was made without reading the contents."""
+def index(
+    folder: str,
+    *,
+    full: bool = False,
+    processes: int = 1,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> Index:
+    """Read the shards of `folder` (path or URL) and write `index.json` and `index.members` there.
 
-    name: str
-    samples: int
-    bytes: int
-    sha256: str | None
-    table_sha256: str
-    extensions: dict[str, int]
-    not_adjacent: int = 0
-    duplicates: int = 0
+    A shard whose name, size and stamp (time, etag or generation, where the file system gives one) are those of an
+    earlier `index`, finished or stopped, is not read again, unless `full`. `progress` opens a bar.
 
-
-@dataclass
-class Index:
-    """What is known about a set of shards. `tables` are the packed member tables where they are held in memory."""
-
-    shards: list[ShardEntry]
-    tables: list[bytes] | None = None
-    places: list[tuple[int, int]] = field(default_factory=list)
-    """(offset, size) of each shard's table in `index.members`."""
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def samples(self) -> int:
-        """Samples of all shards."""
-        return sum(shard.samples for shard in self.shards)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def schema(self) -> dict[str, int]:
-        """Extension -> number of samples that have it."""
-        total: dict[str, int] = {}
-        for shard in self.shards:
-            for extension, count in shard.extensions.items():
-                total[extension] = total.get(extension, 0) + count
-        return dict(sorted(total.items()))
-
-    @property
-    def order_hash(self) -> str:
-        """What the order of a run depends on; the same with and without an index file."""
-        return _hash([shard.name, shard.samples, shard.table_sha256] for shard in self.shards)
-
-    @property
-    def manifest_hash(self) -> str | None:
-        """Hash of the contents; None when these were not read."""
-        if any(shard.sha256 is None for shard in self.shards):
-            return None
-        return _hash([shard.name, shard.samples, shard.sha256] for shard in self.shards)
-
-    def select(self, names: Sequence[str]) -> "Index":
-        """The part of it for these shards, in their order. Raises `KeyError` for a name that it doesn't have."""
-        numbers = {shard.name: number for number, shard in enumerate(self.shards)}
-        chosen = [numbers[name] for name in names]
-        tables = None if self.tables is None else [self.tables[number] for number in chosen]
-        places = [self.places[number] for number in chosen] if self.places else []
-        return Index([self.shards[number] for number in chosen], tables, places, self.warnings)
-
-    def table(self, store: Store, number: int) -> MemberTable:
-        """The member table of one shard, read from `index.members` if it isn't in memory."""
-        if self.tables is not None:
-            return MemberTable.unpack(self.tables[number])
-        offset, size = self.places[number]
-        try:
-            table = MemberTable.unpack(store.read(MEMBERS, offset, offset + size))
-        except (ValueError, OSError, EOFError, KeyError) as error:
-            raise ShardDamaged(f"{store.url}/{MEMBERS}: {error}; run `raexla shards index {store.url}`") from None
-        if table.digest() != self.shards[number].table_sha256:
-            raise ShardDamaged(
-                f"{store.url}/{MEMBERS}: the table of {self.shards[number].name} isn't the one that {INDEX} names; "
-                f"run `raexla shards index {store.url}`"
-            )
-        return table
-
-
-def entry_of(name: str, size: int, sha256: str | None, table: MemberTable) -> ShardEntry:
-    """The index entry of a shard whose table is known."""
-    return ShardEntry(
-        name, len(table), size, sha256, table.digest(), table.counts(), table.not_adjacent, len(table.duplicates)
-    )
-
-
-def index(folder: str, *, say: Say | None = None) -> Index:
-    """Read every shard of `folder` (path or URL) once and write `index.json` and `index.members` there.
-
-    Raises `UserError` when there is no shard, `ShardDamaged` naming every shard that isn't whole; nothing is written
-    then.
+    Raises `UserError` when there is no shard, `ShardDamaged` naming every shard that isn't whole; the index is left as
+    it was then, and what was read of the others is kept for the next call.
     """
     store = Store(folder)
-    made = build_index(store, checksums=True, say=say)
-    save_index(store, made)
+    names = shard_names(store)
+    listed = listing(store)
+    journal = Journal(store, "index-full" if full else "index", 5.0)
+    known = {} if full else _known(store)
+    noted = journal.read()
+    for note in noted:
+        _take(note, known)
+    standing: dict[str, Known] = {
+        name: known[name][0] for name in names if name in known and known[name][1] == listed[name]
+    }
+    missing = [name for name in names if name not in standing]
+    tick = progress("shards", len(names)) if progress else lambda count: None
+    tick(len(standing))
+    damaged = []
+    with workers(processes, sum(listed[name].bytes for name in missing), _FEW_BYTES) as pool:
+        jobs = (partial(examine, folder, name, listed[name].bytes) for name in missing)
+        try:
+            for name, found in zip(missing, ordered(pool, jobs), strict=True):
+                tick(1)
+                if isinstance(found, str):
+                    damaged.append(found)
+                    continue
+                standing[name] = found
+                journal.add(_note(found, listed[name]))
+        finally:
+            journal.flush()
+    if damaged:
+        raise ShardDamaged("\n".join(damaged))
+    made = Index([standing[name][0] for name in names], [standing[name][1] for name in names], examined=len(missing))
+    made.warnings = [line for name in names for line in oddities(*standing[name])]
+    for line in made.warnings if say else ():
+        cast(Say, say)(f"{store.url}/{line}")
+    if missing or noted or not _stands(store, made):
+        save_index(store, made)
+        seen = {name: [listed[name].bytes, listed[name].stamp] for name in names}
+        store.write_bytes(SEEN, json.dumps({"version": 1, "shards": seen}, indent=0).encode())
+        for name in ("index", "index-full"):
+            Journal(store, name).clear()
     return made
 
 
@@ -141,96 +143,59 @@ def load_index(store: Store, *, names: Sequence[str] | None = None, say: Say | N
     if say is not None:
         say(
             f"{store.url}: no {INDEX}: reading the headers of every shard; contents can't be checked against "
-            f"checksums and "
-            f"every start pays this again. `raexla shards index {store.url}` makes one"
+            f"checksums and every start pays this again. `raexla shards index {store.url}` makes one"
         )
     return build_index(store, checksums=False, names=names, say=say)
 
 
-def read_index(store: Store) -> Index:
-    """`index.json` as written; raises `ShardDamaged` if it can't be understood."""
-    try:
-        plain = json.loads(store.read(INDEX))
-        if plain["format"] != FORMAT or plain["version"] != VERSION:
-            raise UserError(
-                f"{store.url}/{INDEX}: format {plain['format']} version {plain['version']}, this program reads "
-                f"{FORMAT} "
-                f"version {VERSION}; run `raexla shards index {store.url}`"
-            )
-        shards = [
-            ShardEntry(
-                row["name"],
-                row["samples"],
-                row["bytes"],
-                row["sha256"],
-                row["table_sha256"],
-                row["extensions"],
-                row.get("not_adjacent", 0),
-                row.get("duplicates", 0),
-            )
-            for row in plain["shards"]
-        ]
-        places = [(row["table"][0], row["table"][1]) for row in plain["shards"]]
-        found = Index(shards, places=places)
-        if plain["manifest_hash"] != found.manifest_hash:
-            raise ShardDamaged(
-                f"{store.url}/{INDEX}: its manifest_hash isn't the hash of its own entries: it was edited"
-            )
-        return found
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise ShardDamaged(f"{store.url}/{INDEX}: {said}; run `raexla shards index {store.url}`") from None
-
-
-def save_index(store: Store, made: Index) -> None:
-    """Write `index.members`, then `index.json`."""
-    if made.tables is None:
-        raise ValueError("save_index: this index was read from files; its tables are not in memory")
-    rows, offset = [], 0
-    for shard, table in zip(made.shards, made.tables, strict=True):
-        rows.append(_row(shard, offset, len(table)))
-        offset += len(table)
-    plain = {
-        "format": FORMAT,
-        "version": VERSION,
-        "samples": made.samples,
-        "bytes": made.bytes,
-        "manifest_hash": made.manifest_hash,
-        "order_hash": made.order_hash,
-        "schema": made.schema,
-    }
-    head = json.dumps(plain, indent=1)[:-2]
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    store.write_bytes(MEMBERS, b"".join(made.tables))
-    store.write_bytes(INDEX, f'{head},\n "shards": [\n{lines}\n ]\n}}\n'.encode())
-
-
 def build_index(store: Store, *, checksums: bool, names: Sequence[str] | None = None, say: Say | None = None) -> Index:
-    """Scan all `*.tar` below the root, in the order of their names, or those of `names`. Empty shards stay in the index
-    and are named."""
-    names = shard_names(store) if names is None else names
+    """Scan all `*.tar` below the root, in the order of their names, or those of `names`, in this process; nothing is
+    written. Empty shards stay in the index and are named."""
     shards, tables, damaged, warnings = [], [], [], []
-    for name in names:
-        size = store.size(name)
-        if size == 0:
-            damaged.append(f"{store.url}/{name}: 0 bytes: an upload or a disk that stopped; write it again")
+    for name in shard_names(store) if names is None else names:
+        found = examine(store.url, name, store.size(name), checksums=checksums, store=store)
+        if isinstance(found, str):
+            damaged.append(found)
             continue
-        try:
-            with store.open(name) as file:
-                table = scan(file, f"{store.url}/{name}")
-                sha256 = digest_of(file) if checksums else None
-        except ShardDamaged as error:
-            damaged.append(str(error))
-            continue
-        entry = entry_of(name, size, sha256, table)
-        warnings += describe_oddities(entry, table)
-        shards.append(entry)
-        tables.append(table.pack())
+        shards.append(found[0])
+        tables.append(found[1])
+        warnings += oddities(*found)
     if damaged:
         raise ShardDamaged("\n".join(damaged))
     for line in warnings if say else ():
-        say(f"{store.url}/{line}")  # type: ignore[misc]
+        cast(Say, say)(f"{store.url}/{line}")
     return Index(shards, tables, warnings=warnings)
+
+
+def examine(folder: str, name: str, size: int, *, checksums: bool = True, store: Store | None = None) -> Known | str:
+    """Read one shard: its entry and packed table, or, if it isn't whole, a line that says so."""
+    store = store or Store(folder)
+    if size == 0:
+        return f"{store.url}/{name}: 0 bytes: an upload or a disk that stopped; write it again"
+    try:
+        if not checksums:
+            with store.open(name) as file:
+                table = scan(file, f"{store.url}/{name}")
+            return entry_of(name, size, None, table), table.pack()
+        with whole(store, name, size) as file:
+            table = scan(file, f"{store.url}/{name}")
+            entry = entry_of(name, size, digest_of(file), table, measure(file, table))
+            return entry, table.pack()
+    except ShardDamaged as error:
+        return str(error)
+
+
+@contextmanager
+def whole(store: Store, name: str, size: int) -> Iterator[BinaryIO]:
+    """A shard open for several readings: a local file as it is, another fetched once, piece by piece."""
+    if store.local:
+        with store.open(name) as file:
+            yield file
+        return
+    with tempfile.SpooledTemporaryFile(max_size=1 << 28) as fetched:
+        for start in range(0, size, _PIECE):
+            fetched.write(store.read(name, start, min(size, start + _PIECE)))
+        yield cast(BinaryIO, fetched)
 
 
 def shard_names(store: Store) -> list[str]:
@@ -246,45 +211,22 @@ def shard_names(store: Store) -> list[str]:
     return names
 
 
-def describe_oddities(entry: ShardEntry, table: MemberTable) -> list[str]:
+def oddities(entry: ShardEntry, packed: bytes) -> list[str]:
     """One line for each thing about a shard that its owner should know."""
     lines = []
     if entry.samples == 0:
         lines.append(f"{entry.name}: an empty shard: 0 samples")
-    if table.not_adjacent:
+    if entry.not_adjacent:
         lines.append(
-            f"{entry.name}: {table.not_adjacent} samples whose members are not adjacent (they are put together)"
+            f"{entry.name}: {entry.not_adjacent} samples whose members are not adjacent (they are put together)"
         )
-    if table.duplicates:
-        named = ", ".join(table.duplicates[:3])
-        lines.append(
-            f"{entry.name}: {len(table.duplicates)} members with the name of an earlier one left aside: {named}"
-        )
+    if entry.duplicates:
+        named = ", ".join(MemberTable.unpack(packed).duplicates[:3])
+        lines.append(f"{entry.name}: {entry.duplicates} members with the name of an earlier one left aside: {named}")
+    if entry.left_aside:
+        counts = ", ".join(f"{number} {kind}" for kind, number in entry.left_aside.items())
+        lines.append(f"{entry.name}: members that are no sample's left aside: {counts}")
     return lines
-
-
-def _row(shard: ShardEntry, offset: int, size: int) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": shard.name,
-        "samples": shard.samples,
-        "bytes": shard.bytes,
-        "sha256": shard.sha256,
-        "table": [offset, size],
-        "table_sha256": shard.table_sha256,
-        "extensions": shard.extensions,
-    }
-    if shard.not_adjacent:
-        row["not_adjacent"] = shard.not_adjacent
-    if shard.duplicates:
-        row["duplicates"] = shard.duplicates
-    return row
-
-
-def _hash(rows: Iterable[list[Any]]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, ensure_ascii=True).encode() + b"\n")
-    return digest.hexdigest()
 
 
 def digest_of(file: Any) -> str:
@@ -294,3 +236,41 @@ def digest_of(file: Any) -> str:
     while piece := file.read(1 << 20):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _known(store: Store) -> dict[str, tuple[Known, Listed]]:
+    """The shards that the last complete `index` read, as they were then; none if its files don't fit together."""
+    try:
+        seen = json.loads(store.read(SEEN))["shards"] if store.exists(SEEN) else {}
+        old = read_index(store) if seen else Index([])
+        return {
+            entry.name: ((entry, old.packed_table(store, number)), Listed(*seen[entry.name]))
+            for number, entry in enumerate(old.shards)
+            if entry.name in seen and entry.statistics
+        }
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _note(found: Known, listed: Listed) -> dict[str, Any]:
+    entry, packed = found
+    table = base64.b64encode(packed).decode()
+    return {"entry": as_row(entry), "table": table, "bytes": listed.bytes, "stamp": listed.stamp}
+
+
+def _take(note: Mapping[str, Any], known: dict[str, tuple[Known, Listed]]) -> None:
+    """A shard that a stopped `index` had read; a note that isn't whole is passed over."""
+    try:
+        entry, packed = of_row(note["entry"]), base64.b64decode(note["table"])
+        if MemberTable.unpack(packed).digest() == entry.table_sha256:
+            known[entry.name] = (entry, packed), Listed(note["bytes"], note["stamp"])
+    except (KeyError, TypeError, ValueError):
+        return
+
+
+def _stands(store: Store, made: Index) -> bool:
+    """Whether the index that is there is this one."""
+    try:
+        return read_index(store).shards == made.shards
+    except UserError:
+        return False

@@ -1,9 +1,8 @@
 """A folder of captioned pictures -> shards with an index; what can't be used is counted and named."""
 
 import io
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from PIL import Image
@@ -11,41 +10,19 @@ from PIL import Image
 from raexla.data.decode import decode_image, open_image
 from raexla.data.parse import decode_text, find_captions, find_conversation, parse_json
 from raexla.data.sample import Refused
-from raexla.data.shards.index import Index
-from raexla.data.shards.layouts import Candidate, read_layout
+from raexla.data.shards.index import Progress
+from raexla.data.shards.layouts import Candidate, load, make_plan
+from raexla.data.shards.made import LeftOut, Made, MadeReport, Making, workers, write_made
 from raexla.data.shards.store import Store
 from raexla.data.shards.tar import IMAGE_EXTENSIONS
-from raexla.data.shards.writer import ShardWriter
 from raexla.recipe import UserError
 
+RECORD = "pack.json"
+FORMAT = 1
+
 _KEPT = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # other formats are written anew as PNG
-
-
-@dataclass
-class PackReport:
-    """What `pack` did."""
-
-    samples: int
-    index: Index
-    refused: list[tuple[str, str, str]] = field(default_factory=list)
-    """(name, reason, detail) of everything that was left out."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Reason -> number."""
-        return dict(sorted(Counter(reason for _, reason, _ in self.refused).items()))
-
-    def lines(self, named: int = 5) -> list[str]:
-        """For the user: what was written, and each reason with its number and the first names."""
-        shards = self.index.shards
-        lines = [
-            f"{self.samples} samples in {len(shards)} shards, {self.index.bytes} bytes, {self.index.manifest_hash}"
-        ]
-        for reason, count in self.counts.items():
-            names = [name for name, why, _ in self.refused if why == reason]
-            more = f" and {count - named} more" if count > named else ""
-            lines.append(f"left out, {reason}: {count}: {', '.join(names[:named])}{more}")
-        return lines
+_CHUNK = 64  # candidates that a process reads at a time
+_FEW = 500  # that are packed sooner than a second process starts
 
 
 def pack(
@@ -55,54 +32,71 @@ def pack(
     kind: Literal["caption", "conversation", "image"] = "caption",
     samples_per_shard: int = 1000,
     bytes_per_shard: int = 1 << 29,
+    processes: int = 1,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> PackReport:
+    progress: Progress | None = None,
+) -> MadeReport:
     """Write the pictures of `folder` (path or URL; layouts of `layouts`) as shards into `out`.
 
     Every picture is decoded once to know that it can be; JPEG, PNG and WebP bytes are kept as they are. `kind` says
-    what a sample must have: a caption, a conversation in its JSON, or nothing but the picture. `progress` is called
-    with the number of candidates seen. The same folder gives the same bytes.
+    what a sample must have: a caption, a conversation in its JSON, or nothing but the picture. The same folder gives
+    the same bytes, whatever `processes`; the same call goes on after a stop. `progress` opens a bar.
 
-    Raises `UserError`: nothing to pack, nothing usable in it (naming the reasons), `out` has shards already.
+    Raises `UserError`: nothing to pack, nothing usable in it (naming the reasons), `out` has other shards.
     """
-    source = Store(folder)
-    candidates = read_layout(source)
-    first = next(candidates)
-    keys: set[str] = set()
-    refused: list[tuple[str, str, str]] = []
-    writer = ShardWriter(out, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard, overwrite=overwrite)
-    written = 0
-    with writer:
-        for seen, candidate in enumerate(_chain(first, candidates), 1):
-            try:
-                members = _checked(candidate, kind)
-                writer.write(_new_key(candidate.key, keys), members)
-                written += 1
-            except Refused as refusal:
-                refused.append((candidate.name, refusal.reason, refusal.detail))
-            if progress is not None:
-                progress(seen)
-        if written == 0:
-            counts = dict(Counter(reason for _, reason, _ in refused))
-            name, reason, detail = refused[0]
-            raise UserError(
-                f"{folder}: none of {len(refused)} can be used: {counts}; first: {name}: {reason}: {detail}"
-            )
-    assert writer.index is not None
-    return PackReport(written, writer.index, refused)
+    refuse_nested(folder, out)
+    plan = make_plan(Store(folder))
+
+    def job(start: int, count: int) -> Callable[[], Made]:
+        return partial(_pack, folder, kind, plan.part(start, count))
+
+    record = {
+        "format": FORMAT,
+        "folder": folder,
+        "candidates": plan.count,
+        "candidates_sha256": plan.digest,
+        "kind": kind,
+        "samples_per_shard": samples_per_shard,
+        "bytes_per_shard": bytes_per_shard,
+    }
+    making = Making(
+        out, plan.count, job, record, RECORD, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard,
+        chunk=_CHUNK,
+    )  # fmt: skip
+    tick = progress("packed", plan.count) if progress else lambda count: None
+    with workers(processes, plan.count, _FEW) as pool:
+        return write_made(making, pool=pool, overwrite=overwrite, tick=tick)
 
 
-def _chain(first: Candidate, rest: Iterator[Candidate]) -> Iterator[Candidate]:
-    yield first
-    yield from rest
+def _pack(folder: str, kind: str, candidates: list[Candidate]) -> Made:
+    store, made = Store(folder), Made()
+    for candidate in candidates:
+        try:
+            made.append((plain_key(candidate.key), _checked(load(store, candidate), kind)))
+        except Refused as refusal:
+            made.append(LeftOut(candidate.name, refusal.reason, refusal.detail))
+    return made
 
 
-def _checked(candidate: Candidate, kind: str) -> dict[str, bytes]:
+def refuse_nested(folder: str, out: str) -> None:
+    """Raises `UserError` where what is written would be found among what is read, or in place of it."""
+    source, target = Store(folder), Store(out)
+    if type(source.filesystem) is not type(target.filesystem):
+        return
+    one, other = f"{source.root}/", f"{target.root}/"
+    if one.startswith(other) or other.startswith(one):
+        raise UserError(f"--out {out}: lies inside {folder}, or holds it; choose a folder beside it")
+
+
+def plain_key(key: str) -> str:
+    """A key that reads back as it is and stays inside any folder: no dots in its last part, no `..`, no root."""
+    parts = [part for part in key.replace("\0", "_").split("/") if part not in ("", ".", "..")]
+    base = parts.pop().replace(".", "_") if parts else "_"
+    return "/".join([*parts, base])
+
+
+def _checked(members: dict[str, bytes], kind: str) -> dict[str, bytes]:
     """The members as they are written. Raises `Refused`."""
-    if candidate.refused is not None:
-        raise candidate.refused
-    members = candidate.members
     pictures = [extension for extension in IMAGE_EXTENSIONS if extension in members]
     if not pictures:
         raise Refused("missing_image", f"only {', '.join(sorted(members))}")
@@ -126,15 +120,3 @@ def _image(data: bytes) -> dict[str, bytes]:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return {"png": buffer.getvalue()}
-
-
-def _new_key(key: str, keys: set[str]) -> str:
-    """A key that reads back as it is: no dots in its last part, never twice."""
-    folder, slash, base = key.replace("\0", "_").lstrip("/").rpartition("/")
-    plain = f"{folder}{slash}{base.replace('.', '_') or '_'}"
-    new, number = plain, 1
-    while new in keys:
-        number += 1
-        new = f"{plain}-{number}"
-    keys.add(new)
-    return new

@@ -5,24 +5,35 @@ lower case; members with one key make a sample. Two things webdataset gets wrong
 a table allows random access: members of a sample that are not adjacent still make one sample (counted), and a second
 member with the same key and extension is left aside (counted and named).
 
-Nothing is ever extracted: names are only read.
+Nothing is ever extracted: names are only read. Links, devices and sparse members are left aside and counted.
 """
 
 import gzip
 import hashlib
 import json
-import tarfile
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 
+from raexla.data.shards.headers import BLOCK, read_members
 from raexla.data.shards.store import ShardDamaged
 
-BLOCK = 512
+__all__ = ["BLOCK", "IMAGE_EXTENSIONS", "MemberTable", "make_table", "scan", "split_name"]
+
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "avif")
 """In the order in which a sample's image is looked for."""
+
+
+_MAX_CELLS = 1 << 23  # samples x extensions of a shard's table; those of honest shards have thousands
+_MAX_TABLE = 1 << 28  # bytes of a shard's table, unpacked
+
+
+class _TooWide(Exception):
+    """A table with too many columns."""
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -47,6 +58,8 @@ class MemberTable:
     """Samples whose members were not next to one another."""
     duplicates: list[str] = field(default_factory=list)
     """Members left aside because an earlier one had the same key and extension."""
+    left_aside: dict[str, int] = field(default_factory=dict)
+    """Why -> number of other members that can't be used: `link`, `device`, `sparse`, `other`, `no key or extension`."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,17 +98,30 @@ class MemberTable:
             "sizes": self.sizes.reshape(-1).tolist(),
             "not_adjacent": self.not_adjacent,
             "duplicates": self.duplicates,
+            **({"left_aside": self.left_aside} if self.left_aside else {}),
         }
         return gzip.compress(json.dumps(plain, ensure_ascii=True, separators=(",", ":")).encode(), 6, mtime=0)
 
     @classmethod
     def unpack(cls, data: bytes) -> "MemberTable":
-        """The inverse of `pack`."""
-        plain = json.loads(gzip.decompress(data))
-        shape = (len(plain["keys"]), len(plain["extensions"]))
-        offsets = np.cumsum(np.asarray(plain["offset_steps"], dtype=np.int64)).reshape(shape)
-        sizes = np.asarray(plain["sizes"], dtype=np.int64).reshape(shape)
-        return cls(plain["keys"], plain["extensions"], offsets, sizes, plain["not_adjacent"], plain["duplicates"])
+        """The inverse of `pack`. Raises `ValueError` for anything else."""
+        try:
+            plain = json.loads(_gunzip(data))
+            shape = (len(plain["keys"]), len(plain["extensions"]))
+            offsets = np.cumsum(np.asarray(plain["offset_steps"], dtype=np.int64)).reshape(shape)
+            sizes = np.asarray(plain["sizes"], dtype=np.int64).reshape(shape)
+            left_aside = plain.get("left_aside", {})
+            return cls(
+                plain["keys"],
+                plain["extensions"],
+                offsets,
+                sizes,
+                plain["not_adjacent"],
+                plain["duplicates"],
+                left_aside,
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
+            raise ValueError(f"no member table: {type(error).__name__}: {error}") from None
 
 
 def make_table(members: Iterable[tuple[str, int, int]]) -> MemberTable:
@@ -118,6 +144,11 @@ def make_table(members: Iterable[tuple[str, int, int]]) -> MemberTable:
         previous = key
         sample[extension] = (offset, size)
     extensions = sorted({extension for sample in samples.values() for extension in sample})
+    if len(samples) * len(extensions) > _MAX_CELLS:
+        raise _TooWide(
+            f"{len(extensions)} different extensions in {len(samples)} samples (such as {extensions[0]!r} and "
+            f"{extensions[-1]!r}): a key ends at the first dot of a file's name, so keys must have none"
+        )
     column = {extension: number for number, extension in enumerate(extensions)}
     offsets = np.full((len(samples), len(extensions)), -1, dtype=np.int64)
     sizes = np.full((len(samples), len(extensions)), -1, dtype=np.int64)
@@ -128,26 +159,32 @@ def make_table(members: Iterable[tuple[str, int, int]]) -> MemberTable:
 
 
 def scan(file: BinaryIO, name: str) -> MemberTable:
-    """Read a shard's headers. Raises `ShardDamaged` for what isn't a tar that ends with its end marker."""
-    return make_table(_members(file, name))
+    """Read a shard's headers. Raises `ShardDamaged` for what isn't a tar that ends with its end marker, or whose names
+    would make a table out of all proportion."""
+    left_aside: Counter[str] = Counter()
 
+    def files() -> Iterator[tuple[str, int, int]]:
+        for member in read_members(file, name):
+            plain = member.name.removeprefix("./")
+            if member.kind not in ("file", "folder"):
+                left_aside[member.kind] += 1
+            elif member.kind == "file" and split_name(plain) is None:
+                left_aside["no key or extension"] += 1
+            elif member.kind == "file":
+                yield plain, member.offset, member.size
 
-def _members(file: BinaryIO, name: str) -> Iterator[tuple[str, int, int]]:
-    seen = 0
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                seen += 1
-                if info.isreg() and not info.issparse():
-                    yield info.name.removeprefix("./"), info.offset_data, info.size
-                tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-            end = tar.offset  # type: ignore[attr-defined]
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ShardDamaged(f"{name}: after {seen} members: {error}: {_ADVICE}") from None
-    # tarfile takes a missing or damaged header for the end; only a block of zeros is one.
-    file.seek(end)
-    if file.read(BLOCK) != bytes(BLOCK):
-        raise ShardDamaged(f"{name}: after {seen} members there is no end-of-archive marker: {_ADVICE}")
+        table = make_table(files())
+    except _TooWide as error:
+        raise ShardDamaged(f"{name}: {error}") from None
+    table.left_aside = dict(sorted(left_aside.items()))
+    return table
 
 
-_ADVICE = "the file is truncated or damaged; copy or write it again"
+def _gunzip(data: bytes) -> bytes:
+    """One gzip stream of at most `_MAX_TABLE` bytes."""
+    unpacker = zlib.decompressobj(wbits=31)
+    plain = unpacker.decompress(data, _MAX_TABLE)
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("no member table: cut short, too long, or with something behind it")
+    return plain

@@ -4,17 +4,24 @@ import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from raexla.data.shards.index import INDEX, MEMBERS, Index, ShardEntry, digest_of, entry_of, save_index
-from raexla.data.shards.store import ShardDamaged, Store
-from raexla.data.shards.tar import BLOCK, IMAGE_EXTENSIONS, make_table, scan, split_name
+from raexla.data.shards.manifest import INDEX, MEMBERS, Index, ShardEntry, entry_of, save_index
+from raexla.data.shards.measure import Tally
+from raexla.data.shards.store import Store
+from raexla.data.shards.tar import BLOCK, IMAGE_EXTENSIONS, make_table, split_name
 from raexla.recipe import UserError
 
 _RECORD = 20 * BLOCK  # tar files are padded to whole records
 _FIRST = {extension: rank for rank, extension in enumerate((*IMAGE_EXTENSIONS, "txt", "json"))}
+
+
+def reads_back(key: str, extension: str) -> bool:
+    """Whether a member of this name is read as it was written."""
+    name = f"{key}.{extension}"
+    return split_name(name) == (key, extension) and not name.startswith(("/", "./")) and "\0" not in name
 
 
 class ShardWriter:
@@ -25,8 +32,13 @@ class ShardWriter:
 
     Leaving the `with` block by an exception drops the unfinished shard and writes no index: the finished shards are
     good, and the folder says that it isn't complete by having no `index.json`. A folder that already has shards is
-    refused unless `overwrite`, which removes the old index and shards first, or `resume`, which keeps the full shards
-    that are there from the first on (`kept` says how many samples they hold) and removes the rest.
+    refused unless `overwrite`, which removes the old index and shards first, or `kept`, which names the shards of an
+    earlier writer to go on behind: those are left as they are, others removed.
+
+    Args:
+        samples_per_shard, bytes_per_shard: a shard ends at either; a sample larger than the bytes has its own.
+        kept: entries and packed tables of the finished shards, from the first on; an empty list begins anew.
+        on_shard: told of each shard as soon as it stands.
     """
 
     def __init__(
@@ -37,17 +49,18 @@ class ShardWriter:
         samples_per_shard: int = 1000,
         bytes_per_shard: int = 1 << 29,
         overwrite: bool = False,
-        resume: bool = False,
+        kept: Sequence[tuple[ShardEntry, bytes]] | None = None,
+        on_shard: Callable[[ShardEntry, bytes], Any] = lambda entry, table: None,
     ) -> None:
         self.store = Store(out)
         self.prefix = prefix
         self.samples_per_shard = samples_per_shard
         self.bytes_per_shard = bytes_per_shard
         self.index: Index | None = None
-        self._entries: list[ShardEntry] = []
-        self._tables: list[bytes] = []
-        self._make_room(overwrite, resume)
-        self.kept = sum(entry.samples for entry in self._entries)
+        self._entries: list[ShardEntry] = [entry for entry, _ in kept or ()]
+        self._tables: list[bytes] = [table for _, table in kept or ()]
+        self._on_shard = on_shard
+        self._make_room(overwrite or kept is not None)
         self._begin()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -58,21 +71,26 @@ class ShardWriter:
         """
         if not members:
             raise ValueError(f"{key}: a sample without members")
-        if key in self._keys:
+        if self.has(key):
             raise ValueError(f"{key}: a second sample with this key in one shard")
         for extension in members:
-            if split_name(f"{key}.{extension}") != (key, extension) or key.startswith("/") or "\0" in key:
+            if not reads_back(key, extension):
                 raise ValueError(f"{key}.{extension}: would not read back as key {key!r}, extension {extension!r}")
         size = sum(len(data) for data in members.values())
         if self._keys and self._offset + size > self.bytes_per_shard:
             self._finish_shard()
             self._begin()
         self._keys.add(key)
+        self._tally.add({extension: len(data) for extension, data in members.items()}, members)
         for extension in sorted(members, key=lambda name: (_FIRST.get(name, len(_FIRST)), name)):
             self._append(f"{key}.{extension}", members[extension])
         if len(self._keys) >= self.samples_per_shard:  # at once: a stop now costs nothing
             self._finish_shard()
             self._begin()
+
+    def has(self, key: str) -> bool:
+        """Whether the shard that is being written holds this key."""
+        return key in self._keys
 
     def close(self) -> Index:
         """Finish the last shard, write the index, return it. A writer that got no sample writes one empty shard."""
@@ -98,36 +116,21 @@ class ShardWriter:
         else:
             self.abort()
 
-    def _make_room(self, overwrite: bool, resume: bool) -> None:
+    def _make_room(self, replace: bool) -> None:
         if not self.store.exists():
             return
         if not self.store.is_folder():
             raise UserError(f"{self.store.url}: is a file; --out wants a folder")
-        old = [name for name in self.store.names() if name in (INDEX, MEMBERS) or name.endswith((".tar", ".partial"))]
-        if resume:
-            kept = self._keep(set(old))
-            old = [name for name in old if name not in kept]
-        elif old and not overwrite:
+        ours = (INDEX, MEMBERS)
+        old = [name for name in self.store.names() if name in ours or name.endswith((".tar", ".partial"))]
+        if old and not replace:
             raise UserError(
                 f"{self.store.url}: has {len(old)} shard files already ({old[0]}, ...); choose another or overwrite"
             )
+        kept = {entry.name for entry in self._entries}
         for name in sorted(old, key=lambda name: name != INDEX):  # the index first: without it the set isn't complete
-            self.store.remove(name)
-
-    def _keep(self, names: set[str]) -> set[str]:
-        """Takes over the full shards among `names`, from the first on."""
-        while (name := self._name()) in names:
-            try:
-                with self.store.open(name) as file:
-                    table = scan(file, f"{self.store.url}/{name}")
-                    entry = entry_of(name, self.store.size(name), digest_of(file), table)
-            except ShardDamaged:
-                break
-            if entry.samples != self.samples_per_shard:
-                break
-            self._entries.append(entry)
-            self._tables.append(table.pack())
-        return {entry.name for entry in self._entries}
+            if name not in kept:
+                self.store.remove(name)
 
     def _name(self) -> str:
         return f"{self.prefix}-{len(self._entries):05d}.tar"
@@ -137,6 +140,7 @@ class ShardWriter:
         self._digest = hashlib.sha256()
         self._offset = 0
         self._keys: set[str] = set()
+        self._tally = Tally()
         self._members: list[tuple[str, int, int]] = []
 
     def _append(self, name: str, data: bytes) -> None:
@@ -159,6 +163,7 @@ class ShardWriter:
         name = self._name()
         self.store.write(name, self._file)
         table = make_table(self._members)
-        self._entries.append(entry_of(name, self._offset, self._digest.hexdigest(), table))
+        self._entries.append(entry_of(name, self._offset, self._digest.hexdigest(), table, self._tally.plain()))
         self._tables.append(table.pack())
         self._file.close()
+        self._on_shard(self._entries[-1], self._tables[-1])

@@ -64,7 +64,7 @@ def write_text(
     one = making(out, recipe, found.fonts, lines)
     complete = state_of(one) == "complete"
     with workers(processes, recipe.count, 0 if complete else _FEW) as pool:
-        index = write_made(one, pool=None if complete else pool, overwrite=overwrite, tick=tick)
+        index = write_made(one, pool=None if complete else pool, overwrite=overwrite, tick=tick).index
     return _report(out, one, index, complete, found, lines, refused)
 
 
@@ -82,8 +82,11 @@ def making(out: str, recipe: TextRecipe, fonts: tuple[FontFile, ...], lines: tup
         "pillow": f"{PIL.__version__}, FreeType {features.version('freetype2')}",
         "fonts": [{"name": font.name, "sha256": font.sha256} for font in fonts],
     }
-    make = partial(_make, recipe, fonts)
-    return Making(out, recipe.count, make, record, RECORD, recipe.samples_per_shard, chunk=100)
+
+    def job(start: int, count: int) -> Callable[[], Made]:
+        return partial(_make, recipe, fonts, start, count)
+
+    return Making(out, recipe.count, job, record, RECORD, recipe.samples_per_shard, chunk=100)
 
 
 def line_of(lines: tuple[str, ...], seed: int, index: int) -> str:

@@ -76,7 +76,7 @@ def test_the_verbs(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("data/nano/words: 12 samples, ")
     assert cli.main(["shards", "verify", "data/nano/words", "--decode"]) == 0
     assert cli.main(["shards", "index", "data/nano/words"]) == 0
-    assert cli.main(["shards", "stats", "data/nano/words"]) == 0
+    assert cli.main(["shards", "stats", "data/nano/words", "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["samples"] == 12
     assert cli.main(["shards", "peek", "data/nano/words", "--out", "a/peek.png", "--count", "4"]) == 0

@@ -30,6 +30,10 @@ def contents(folder: str) -> dict[str, dict[str, bytes]]:
     }
 
 
+def left_out(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (folder / "left-out.jsonl").read_text().splitlines()]
+
+
 def test_loose_pictures_with_captions(tmp_path: Path, picture: Picture) -> None:
     folder = write(
         tmp_path / "in",
@@ -57,7 +61,7 @@ def test_loose_pictures_with_captions(tmp_path: Path, picture: Picture) -> None:
     )
     report = pack(folder, str(tmp_path / "out"))
     assert report.samples == 3
-    assert {(name, reason) for name, reason, _ in report.refused} == {
+    assert {(row["name"], row["reason"]) for row in left_out(tmp_path / "out")} == {
         ("alone.png", "missing_caption"),
         ("words.txt", "missing_image"),
         ("cut.png", "truncated_image"),
