@@ -1,21 +1,24 @@
 """`metrics.jsonl`: one JSON object a line, in step order, cut back on resume; TensorBoard and wandb mirror it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from raexla.obs.lines import Lines, read_lines
 from raexla.recipe import Recipe
 
 FILE = "metrics.jsonl"
+CONSUMED = "consumed.jsonl"
 
 
 class ObsRecipe(Recipe):
     """What is logged, and where to."""
 
     log_every_steps: Annotated[int, Field(ge=1)] = 10
+    record_uids: bool = False
+    """Name the samples of every step in `consumed.jsonl`: what the run has seen, no more and no less."""
     tensorboard: bool = True
     """Event files in the run directory's `events/`."""
     wandb_project: str | None = None
@@ -24,13 +27,7 @@ class ObsRecipe(Recipe):
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
     """The records of a run, oldest first; a last line that a kill has cut is left out."""
-    path = run / FILE
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if not line.endswith("\n"):
-                    return
-                yield json.loads(line)
+    return read_lines(run / FILE)
 
 
 class Metrics:
@@ -42,20 +39,7 @@ class Metrics:
     """
 
     def __init__(self, run: Path, recipe: ObsRecipe, step: int, recipe_values: Mapping[str, Any]) -> None:
-        kept = []
-        path = run / FILE
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # a kill in the middle of a line: what follows a cut line belongs to nothing
-                if record["step"] <= step:
-                    kept.append(line)
-        temporary = run / f".{FILE}.tmp"
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._lines = Lines(run / FILE, step)
         self._board: Any = None
         self._wandb: Any = None
         if recipe.tensorboard:
@@ -69,9 +53,7 @@ class Metrics:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One record; `step` is the number of optimiser steps done."""
-        record = {"step": step, **values}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._lines.write(step, values)
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         if self._board is not None:
             for name, value in numbers.items():
@@ -79,9 +61,13 @@ class Metrics:
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
+    def keep(self) -> None:
+        """Make the file survive the end of this machine."""
+        self._lines.keep()
+
     def close(self) -> None:
         """Flush everything to disk."""
-        self._file.close()
+        self._lines.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:

@@ -7,7 +7,7 @@ Reading is in four steps, one file each: `source` (YAML with origins), `merge` (
 """
 
 from raexla.recipe.base import Recipe
-from raexla.recipe.errors import BadDataError, RaexlaError, StopRequested, UserError
+from raexla.recipe.errors import BadDataError, ProcessLost, RaexlaError, StopRequested, UserError
 from raexla.recipe.load import load, load_key, load_text
 from raexla.recipe.reference import ArtifactReference
 from raexla.recipe.show import differences, digest, schema, show
@@ -15,6 +15,7 @@ from raexla.recipe.show import differences, digest, schema, show
 __all__ = [
     "ArtifactReference",
     "BadDataError",
+    "ProcessLost",
     "RaexlaError",
     "Recipe",
     "StopRequested",

@@ -1,4 +1,4 @@
-"""The three exceptions that mean something to whoever started the program, and their exit codes.
+"""The exceptions that mean something to whoever started the program, and their exit codes.
 
 Anything else that escapes is a bug (exit code 1). The command line (`raexla.cli`) is the only place that turns
 these into messages and exit codes; library code raises them and never prints.
@@ -29,3 +29,9 @@ class StopRequested(RaexlaError):
     """The run was asked to stop (SIGTERM, preemption, Ctrl-C once), has saved, and can be resumed."""
 
     exit_code = 75
+
+
+class ProcessLost(RaexlaError):
+    """Another process of the job is gone, so this one can't go on; nothing was saved now, the same command resumes."""
+
+    exit_code = 76
