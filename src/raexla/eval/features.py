@@ -56,13 +56,14 @@ class Features:
         }
 
 
-def open_features(path: str, size: int, runtime: Runtime, batch: int) -> Features:
+def open_features(path: str, size: int, runtime: Runtime, batch: int, where: str = "--features") -> Features:
     """The extractor that a path means, on the runtime's devices.
 
     Args:
         path: a file with torch-fidelity's Inception weights, or an encoder's folder.
         size: side of the pictures.
         batch: pictures at a time; fewer are filled up.
+        where: what a person has set the path with.
 
     Raises:
         UserError: nothing there, or other weights.
@@ -73,7 +74,7 @@ def open_features(path: str, size: int, runtime: Runtime, batch: int) -> Feature
         said = "torch-fidelity's InceptionV3, 2048 features, bilinear resize to 299 as in TensorFlow 1"
         made = ("inception", said, sha256(Path(path)), 2048)
     else:
-        encoder = load_encoder(_encoder_recipe(path), size)
+        encoder = load_encoder(_encoder_recipe(path, where), size)
         module = _MeanToken(encoder)
         said = f"mean over the {encoder.grid[0]} x {encoder.grid[1]} tokens of {type(encoder).__name__}, after its norm"
         made = (f"encoder {Path(path).name}", said, encoder_identity(path), encoder.channels)
@@ -124,16 +125,16 @@ class _MeanToken(nn.Module):
         return self.encoder(pixels.float() / 255).float().mean(1)
 
 
-def _encoder_recipe(path: str) -> EncoderRecipe:
+def _encoder_recipe(path: str, where: str) -> EncoderRecipe:
     config = Path(path) / "config.json"
     if not config.is_file():
         raise UserError(
-            f"--features: {path} is neither a file of Inception weights ({INCEPTION_FILE}) nor an encoder's folder "
+            f"{where}: {path} is neither a file of Inception weights ({INCEPTION_FILE}) nor an encoder's folder "
             "with config.json"
         )
     kind = read_json(config).get("model_type")
     if kind not in _TYPES:
-        raise UserError(f"--features: {path} holds a model of type {kind}; known are {', '.join(_TYPES)}")
+        raise UserError(f"{where}: {path} holds a model of type {kind}; known are {', '.join(_TYPES)}")
     recipe: EncoderRecipe = TypeAdapter(EncoderRecipe).validate_python({"type": _TYPES[kind], "path": path})
     return recipe
 
