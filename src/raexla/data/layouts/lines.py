@@ -22,7 +22,7 @@ STRIDE = 32
 FORMAT = "raexla-lines"
 VERSION = 1
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 _BLANK = (b"", b"\r")
 
 
@@ -66,7 +66,7 @@ class LineIndex:
 
 
 def scan_lines(file: BinaryIO) -> LineIndex:
-    """Read a file through once, a few MB at a time."""
+    """Read a file through once, a MB at a time."""
     digest, offset, rows = hashlib.sha256(), 0, 0
     fresh = True  # the next byte begins a line
     starts: list[np.ndarray] = []
