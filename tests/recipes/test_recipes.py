@@ -18,7 +18,7 @@ from raexla.models import mllm as mllm_package
 from raexla.models.codecs import RAECodecRecipe, build_codec
 from raexla.models.critic import Critic, DinoFeaturesRecipe, EncoderFeatures, build_dino
 from raexla.models.critic import sharding_table as critic_table
-from raexla.models.decoder import SHARDING as DECODER_TABLE
+from raexla.models.decoder import sharding_table as decoder_table
 from raexla.models.dit import LightningDiT
 from raexla.models.mllm import UnifiedModel, build_mllm
 from raexla.recipe import load

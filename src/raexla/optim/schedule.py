@@ -57,6 +57,14 @@ class OptimizerRecipe(Recipe):
     """Decay of the moving average of this part's parameters; None keeps none."""
     schedule: ScheduleRecipe = ScheduleRecipe()
 
+    @model_validator(mode="after")
+    def _falls(self) -> "OptimizerRecipe":
+        if self.schedule.min_lr > self.lr:
+            raise ValueError(
+                f"schedule.min_lr {self.schedule.min_lr:g} is over lr {self.lr:g}, where it comes down from"
+            )
+        return self
+
 
 def learning_rate(recipe: OptimizerRecipe, step: int, steps: int, epoch_steps: float | None = None) -> float:
     """The rate of the optimiser step `step` (0-based) out of `steps`; `epoch_steps` as in `ScheduleRecipe.warmup`.

@@ -164,7 +164,7 @@ class _Loop:
             if self.pending is not None:
                 self.progress.show(self._record())
             elif self.unread:
-                self._look_until(self.unread[-1])
+                self._observe(self._look_until(self.unread[-1]))
             if evaluating:
                 self._evaluate()
             if saving:
@@ -271,27 +271,33 @@ class _Loop:
         taken, self.pending = self.pending, None
         if taken is None:
             return None
-        values = self.task.legible(self._look_until(taken))
+        seen = self._look_until(taken)
+        values = self.task.legible(seen[-1][1])
         rates = self.window.rates()
         if self.metrics:
             self.metrics.write(taken.step, {"phase": taken.phase, **values, "refused": taken.refused, **rates})
-        said = self.task.observe(self.step, taken.phase, values)
-        if said is not None:
-            self.progress.say(f"  step {self.step}: {said}")
-            self._event(self.step, "guard", says=said)
+        self._observe(seen)
         return {"loss": values["loss"], "images/s": rates.get("images_per_second", 0.0)}
 
     def _refused(self) -> dict[str, int]:
         """Samples of each source that were refused for their content, by the cursor."""
         return {name: sum(counts.values()) for name, counts in self.cursor.get("skips", {}).items()}
 
-    def _look_until(self, last: Taken) -> dict[str, float]:
-        """Read all steps up to `last`, oldest first; the scalars of `last`."""
-        values: dict[str, float] = {}
+    def _look_until(self, last: Taken) -> list[tuple[Taken, dict[str, float]]]:
+        """Read the scalars of all steps up to `last`, oldest first."""
+        seen = []
         while self.unread and self.unread[0].step <= last.step:
-            values = read(self.unread[0])
+            seen.append((self.unread[0], read(self.unread[0])))
             del self.unread[0]
-        return values
+        return seen
+
+    def _observe(self, seen: list[tuple[Taken, dict[str, float]]]) -> None:
+        """Let the task look at steps that have been read."""
+        for taken, values in seen:
+            said = self.task.observe(taken.step, taken.phase, values, self.step)
+            if said is not None:
+                self.progress.say(f"  step {self.step}: {said}")
+                self._event(self.step, "guard", says=said)
 
     def _event(self, step: int, event: str, **values: Any) -> None:
         if self.metrics:

@@ -81,9 +81,15 @@ class Task(ABC):
         """What is written of a step's scalars."""
         return values
 
-    def observe(self, step: int, phase: str, values: Mapping[str, float]) -> str | None:
-        """Look at the record of a step of `phase` while `step` is the next to be taken; a line for a person if that
-        changes what the steps from `step` on do. What is decided here belongs into `memory`.
+    def observe(self, step: int, phase: str, values: Mapping[str, float], coming: int) -> str | None:
+        """Look at the scalars of a step; a line for a person if that changes what the steps from `coming` on do. What
+        is decided here belongs into `memory`.
+
+        Every step is looked at, in order, but late: when the next record is written, or something is saved.
+
+        Args:
+            step: steps done with it (the first one is 1). phase: its phase.
+            coming: the next step to be taken, by the numbers of `phase` and `controls` (the first one is 0).
 
         Raises:
             UserError: the run should not go on.

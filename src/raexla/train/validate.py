@@ -1,5 +1,6 @@
 """Validation of text-to-image training: losses on held-out samples, pictures of fixed prompts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from raexla.data import DataRecipe, OrderRecipe, SourceRecipe, chat_rows, open_loader
-from raexla.recipe import Recipe
+from raexla.data.loader import GROUPS
+from raexla.recipe import Recipe, UserError
 from raexla.sampling.images import ImageSampler, SamplingRecipe
 from raexla.sampling.sheet import save_sheet
 from raexla.sampling.weak import open_weak
@@ -37,6 +39,8 @@ class TextToImageValidation:
 
     def __init__(self, task: "UnifiedTask", recipe: TextToImageEvalRecipe) -> None:
         self._task, self._recipe = task, recipe
+        if recipe.sources:
+            _same_groups(recipe.sources, task.data.sources)
         self._sampler: ImageSampler | None = None
         self._weak = None
         if recipe.prompts and _can_decode(task.model.codec):
@@ -79,6 +83,7 @@ class TextToImageValidation:
         totals: dict[str, float] = {}
         names = ("loss", "loss/language", "loss/diffusion")
         for number, arrays in enumerate(self._batches()):
+            task.tick()
             placed = runtime.put(arrays, task.accumulate)
             found = runtime.to_host(self._losses(placed, runtime.replicate(np.array(number, dtype=np.int32))))
             for name, value in zip(names, found, strict=True):
@@ -89,10 +94,36 @@ class TextToImageValidation:
                 self._sampler = ImageSampler(
                     task.model, runtime, self._recipe.sampling, weights=task.weights(), weak=self._weak
                 )
-            images = self._sampler.images(self._recipe.prompts, seed=0)
+            task.tick()
+            images = self._sampler.images(self._recipe.prompts, seed=0, tick=lambda count: task.tick())
             if runtime.process_index == 0:
                 save_sheet(samples / f"step-{step:08d}.png", images, self._recipe.prompts)
         return totals
+
+
+def _same_groups(held_out: Sequence[SourceRecipe], trained: Sequence[SourceRecipe]) -> None:
+    """Refuse validation batches that don't have the arrays of the training's.
+
+    Raises:
+        UserError: a group is missing, or one too many.
+    """
+    found, wanted = ({_group(source) for source in sources} for sources in (held_out, trained))
+    for group in sorted(wanted - found):
+        kinds = " or ".join(kind for kind, name in GROUPS.items() if name == group)
+        raise UserError(
+            f"eval.sources: none is of the group {group!r} (kind {kinds}), which data.sources trains on: add one, or "
+            "leave eval.sources out"
+        )
+    for source in held_out:
+        if _group(source) not in wanted:
+            raise UserError(
+                f"eval.sources: {source.name} is of the group {_group(source)!r}, which no data.sources trains on: "
+                "leave it out"
+            )
+
+
+def _group(source: SourceRecipe) -> str:
+    return GROUPS[source.kind] if source.group is None else source.group
 
 
 def _can_decode(codec: Any) -> bool:

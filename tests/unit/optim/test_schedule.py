@@ -46,3 +46,9 @@ def test_a_warmup_in_epochs_needs_to_know_what_an_epoch_is() -> None:
     assert learning_rate(recipe, 2499, 200_000, 2500.0) == 0.5
     with pytest.raises(ValueError, match="the steps of an epoch are not known"):
         learning_rate(recipe, 0, 10)
+
+
+def test_a_rate_that_would_rise_is_refused() -> None:
+    assert OptimizerRecipe(lr=1.0, schedule=ScheduleRecipe(min_lr=1.0)).lr == 1.0
+    with pytest.raises(ValidationError, match=r"schedule.min_lr 0.01 is over lr 0.001, where it comes down from"):
+        OptimizerRecipe(lr=0.001, schedule=ScheduleRecipe(min_lr=0.01))

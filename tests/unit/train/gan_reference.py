@@ -1,25 +1,76 @@
 """The decoder's training once more, from the formulas and in the plainest PyTorch: one loop, `torch.optim.AdamW`.
 
 Of the code under test it takes the start weights, the samples' order, the decoder network and the random draws (each of
-which has tests of its own); encoder, losses, augmentation, critic, adaptive weight, schedule, optimisers and the order
-of the updates are written anew after 001, section 3, and the released trainer (`train_stage1.py`, `dinodisc.py`).
+which has tests of its own); encoder, losses, augmentation, critic, adaptive weight, schedules, optimisers and the order
+of the updates are written anew after 001, section 3, 000, section 2, and the released trainer (`train_stage1.py`,
+`dinodisc.py`).
+
+Each convention of the step can be broken by name (`BREAKS`), so that a test can show that it would notice.
 """
 
 import copy
 import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import SiglipVisionModel
 
 from raexla.runtime import Draws
 from tests import stages
 
-LAYERS = (1, 2)
-WEIGHTS = {"l1": 1.0, "perceptual": 0.5, "adversarial": 0.75}
+STEPS = 9
+WEIGHTS = {"l1": 1.0, "perceptual": 0.5, "gram": 200.0, "adversarial": 0.75}
+LAYERS, GRAM_LAYERS = (1, 2), (2,)
 TAU, SEED, CRITIC_FROM, ADVERSARIAL_FROM = 0.3, 3, 3, 6
+
+BREAKS = {
+    "lambda keeps its graph": "the ratio of the gradients is differentiated too",
+    "lambda is not clamped": "nothing bounds the ratio",
+    "lambda balances Gram too": "it is of the whole similarity, not of L1 + perceptual",
+    "lambda of all layers": "norms over all of the decoder, not over its last layer",
+    "no Gram": "the Gram loss is left out",
+    "average before the step": "the moving average follows the weights from before the update",
+    "average of the critic's pace": "the decoder's average moves at critic updates only",
+    "the trained weights are shipped": "no moving average",
+    "stale fakes": "the critic sees what the decoder drew before its update",
+    "critic first": "the critic is updated before the decoder",
+    "power iteration for the decoder": "the critic is in training mode when the decoder hears it",
+    "critic keeps the decoder's gradients": "nobody clears what the adversarial loss left on the critic",
+    "one augmentation": "fakes and originals are augmented by the same draws",
+    "rates from the run's start": "the critic's schedule does not begin at its own first step",
+}
+"""What can be broken, and what it means."""
+
+
+def recipe(made: dict[str, str], run: str | Path, **changes: Any) -> dict[str, Any]:
+    """Everything on: three phases, L1 + perceptual + Gram + adaptive adversarial loss, DiffAugment, noise, EMA, two
+    AdamWs with warm-up and cosine to a minimum."""
+    values = stages.decoder(made, run)
+    features = {"perceptual": {"type": "encoder", "layers": list(LAYERS)}, "gram": {"layers": list(GRAM_LAYERS)}}
+    values["losses"] = {"weights": dict(WEIGHTS), **features, "adaptive": True}
+    decoder, critic = values["optim"]["decoder"], values["optim"]["critic"]
+    values["optim"] = {
+        "decoder": {**decoder, "schedule": {"warmup_steps": 3, "min_lr": 0.0005}},
+        "critic": {**critic, "schedule": {"warmup_steps": 2, "min_lr": 0.001}},
+    }
+    return {**values, **changes}
+
+
+@dataclass
+class Reference:
+    """What training left behind: scalars of each step, and the weights after the last."""
+
+    scalars: list[dict[str, float]]
+    decoder: dict[str, Tensor]
+    average: dict[str, Tensor]
+    critic: dict[str, Tensor]
 
 
 class ReferenceCritic:
@@ -76,94 +127,172 @@ def augmented(image: Tensor, draws: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def cosine(peak: float, step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up from peak / warmup, then half a cosine, taken in the middle of each step."""
+def gram(features: Tensor) -> Tensor:
+    """Channel correlations [B, C, C] of tokens [B, N, C]."""
+    return torch.einsum("bni,bnj->bij", features, features) / (features.shape[1] * features.shape[2])
+
+
+def rate(optimizer: dict[str, Any], step: int, steps: int) -> float:
+    """Linear warm-up from peak / warmup, then half a cosine to the minimum, taken in the middle of each step."""
+    peak, least, warmup = optimizer["lr"], optimizer["schedule"]["min_lr"], optimizer["schedule"]["warmup_steps"]
     if step < warmup:
         return peak * (step + 1) / warmup
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup + 0.5) / (steps - warmup)))
+    return least + 0.5 * (peak - least) * (1 + math.cos(math.pi * (step - warmup + 0.5) / (steps - warmup)))
 
 
-def train(made: dict[str, str], values: dict[str, Any], steps: int) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Scalars of each step, and the decoder's moving average after the last."""
+def norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Of all of them together."""
+    return torch.cat([gradient.flatten() for gradient in gradients]).norm()
+
+
+class Trainer:
+    """Decoder, critic and their optimisers; `decoder_update` and `critic_update` are the two halves of a step."""
+
+    def __init__(self, made: dict[str, str], values: dict[str, Any], task: Any, broken: Collection[str]) -> None:
+        assert set(broken) <= set(BREAKS)
+        self.broken, self.values = broken, values
+        self.decoder, self.critic = copy.deepcopy(task.decoder), ReferenceCritic(task.critic.heads)
+        self.average = {name: p.detach().clone() for name, p in self.decoder.named_parameters()}
+        self.vision = SiglipVisionModel.from_pretrained(made["encoder"]).eval().requires_grad_(False)
+        kinds = values["optim"]
+        self.decoder_optim = torch.optim.AdamW(
+            self.decoder.parameters(), betas=kinds["decoder"]["betas"], eps=kinds["decoder"]["eps"], weight_decay=0.0
+        )
+        self.critic_optim = torch.optim.AdamW(
+            self.critic.weights.values(), betas=kinds["critic"]["betas"], eps=kinds["critic"]["eps"], weight_decay=0.1
+        )
+        self.first_critic, self.first_adversarial = values["critic_from_step"], values["adversarial_from_step"]
+        self.steps = values["train"]["steps"]
+
+    def features(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The encoder's hidden states of pictures in [0, 1]."""
+        return self.vision(pixel_values=(image - 0.5) / 0.5, output_hidden_states=True).hidden_states
+
+    def judged(self, image: Tensor, draws: Tensor) -> Tensor:
+        """The critic's logits of augmented pictures in [0, 1]."""
+        hidden = self.features((augmented(image * 2 - 1, draws) + 1) / 2)
+        return self.critic.logits([hidden[layer] for layer in LAYERS])
+
+    def step(self, step: int, image: Tensor, rows: Tensor) -> dict[str, float]:
+        """One step; its scalars."""
+        draws = Draws(SEED, step, rows)
+        scale = TAU * draws.normal("noise_scale").abs()
+        clean = F.layer_norm(self.features(image)[-1], (24,), eps=1e-6)
+        latent = clean + scale[:, None, None] * draws.normal("noise", (16, 24))
+        with torch.no_grad():
+            before = self.decoder(latent)
+        halves = [lambda: self.decoder_update(step, image, latent, draws)]
+        if step >= self.first_critic:
+            halves.append(lambda: self.critic_update(step, image, latent, before, draws))
+        found: dict[str, Tensor] = {}
+        for half in reversed(halves) if "critic first" in self.broken else halves:
+            found |= half()
+        return {name: value.item() for name, value in found.items()}
+
+    def decoder_update(self, step: int, image: Tensor, latent: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """w1 L1 + w2 perceptual + w3 Gram + w4 lambda adversarial, AdamW, moving average."""
+        names, parameters = zip(*self.decoder.named_parameters(), strict=True)
+        fake = self.decoder(latent)
+        l1 = (fake - image).abs().mean()
+        real_features, fake_features = self.features(image), self.features(fake)
+        distances = []
+        for layer in LAYERS:
+            a, b = (h[layer] / (h[layer].norm(dim=-1, keepdim=True) + 1e-6) for h in (fake_features, real_features))
+            distances.append((a - b).pow(2).sum(-1).mean())
+        perceptual = sum(distances) / len(distances)
+        style = sum(
+            (gram(fake_features[layer]) - gram(real_features[layer])).pow(2).mean((1, 2)) for layer in GRAM_LAYERS
+        ).mean()
+        balanced = WEIGHTS["l1"] * l1 + WEIGHTS["perceptual"] * perceptual
+        loss = balanced + WEIGHTS["gram"] * style * ("no Gram" not in self.broken)
+        found = {"loss/l1": l1, "loss/perceptual": perceptual, "loss/gram": style}
+        if step >= self.first_adversarial:
+            if "power iteration for the decoder" in self.broken:
+                self.critic.power_iteration()
+            adversarial = -self.judged(fake, draws.uniform("augment_generator", (7,))).mean()
+            adverse = torch.autograd.grad(adversarial, parameters, retain_graph=True)
+            found["gradient_norm/adversarial"] = norm(adverse)
+            weight = WEIGHTS["adversarial"] * self.adaptive(loss if "lambda balances Gram too" in self.broken else
+                                                            balanced, adversarial, parameters)  # fmt: skip
+            loss = loss + weight * adversarial
+            found |= {"loss/adversarial": adversarial, "adversarial_weight": weight}
+        found["loss"] = loss
+        self.decoder_optim.param_groups[0]["lr"] = rate(self.values["optim"]["decoder"], step, self.steps)
+        self.decoder_optim.zero_grad()
+        loss.backward()
+        found["gradient_norm/decoder"] = norm(p.grad for p in parameters)
+        older = {name: p.detach().clone() for name, p in zip(names, parameters, strict=True)}
+        self.decoder_optim.step()
+        newer = older if "average before the step" in self.broken else dict(self.decoder.named_parameters())
+        if step >= self.first_critic or "average of the critic's pace" not in self.broken:
+            for name in names:
+                self.average[name] = 0.9 * self.average[name] + 0.1 * newer[name].detach()
+        return found
+
+    def adaptive(self, balanced: Tensor, adversarial: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """lambda = |d balanced / d last layer| / (|d adversarial / d last layer| + 1e-6), at most 1e4, a constant."""
+        graph = "lambda keeps its graph" in self.broken
+        last = list(parameters) if "lambda of all layers" in self.broken else [self.decoder.head.weight]
+        norms = [
+            norm(torch.autograd.grad(loss, last, retain_graph=True, create_graph=graph))
+            for loss in (balanced, adversarial)
+        ]
+        ratio = norms[0] / (norms[1] + 1e-6)
+        bounded = ratio if "lambda is not clamped" in self.broken else ratio.clamp(0, 1e4)
+        return bounded if graph else bounded.detach()
+
+    def critic_update(
+        self, step: int, image: Tensor, latent: Tensor, before: Tensor, draws: Draws
+    ) -> dict[str, Tensor]:
+        """Hinge, on a fresh reconstruction by the updated decoder, in 8 bits."""
+        with torch.no_grad():
+            fake = (before if "stale fakes" in self.broken else self.decoder(latent)).clamp(0, 1)
+            if self.values["losses"].get("quantise_fakes", True):
+                fake = (fake * 255).round() / 255
+        self.critic.power_iteration()
+        fakes = self.judged(fake, draws.uniform("augment_fake", (7,)))
+        purpose = "augment_fake" if "one augmentation" in self.broken else "augment_real"
+        reals = self.judged(image, draws.uniform(purpose, (7,)))
+        loss = 0.5 * (F.relu(1 - reals).mean() + F.relu(1 + fakes).mean())
+        start = 0 if "rates from the run's start" in self.broken else self.first_critic
+        self.critic_optim.param_groups[0]["lr"] = rate(self.values["optim"]["critic"], step - start, self.steps - start)
+        if "critic keeps the decoder's gradients" not in self.broken:
+            self.critic_optim.zero_grad()
+        loss.backward()
+        found = {"critic/loss": loss, "critic/real": reals.mean(), "critic/fake": fakes.mean()}
+        found |= {"critic/real_std": reals.std(correction=0), "critic/fake_std": fakes.std(correction=0)}
+        found["critic/accuracy"] = 0.5 * ((reals > 0).float().mean() + (fakes < 0).float().mean())
+        found["gradient_norm/critic"] = norm(p.grad for p in self.critic.weights.values() if p.grad is not None)
+        self.critic_optim.step()
+        if "critic keeps the decoder's gradients" in self.broken:
+            self.critic_optim.zero_grad()
+        return found
+
+
+def train(
+    made: dict[str, str],
+    values: dict[str, Any],
+    broken: Collection[str] = (),
+    prepare: Callable[[Any], None] = lambda task: None,
+) -> Reference:
+    """The whole run of `values`.
+
+    Args:
+        broken: names of `BREAKS`.
+        prepare: changes the Task whose weights are started from.
+    """
     task: Any = stages.open_stage(values)[0]
-    decoder, critic = copy.deepcopy(task.decoder), ReferenceCritic(task.critic.heads)
-    average = {name: p.detach().clone() for name, p in decoder.named_parameters()}
-    vision = SiglipVisionModel.from_pretrained(made["encoder"]).eval().requires_grad_(False)
-
-    def features(image: Tensor) -> tuple[Tensor, ...]:
-        return vision(pixel_values=(image - 0.5) / 0.5, output_hidden_states=True).hidden_states
-
-    recipes = values["optim"]
-    generator_optim = torch.optim.AdamW(
-        decoder.parameters(), betas=recipes["decoder"]["betas"], eps=recipes["decoder"]["eps"], weight_decay=0.0
-    )
-    critic_optim = torch.optim.AdamW(
-        critic.weights.values(), betas=recipes["critic"]["betas"], eps=recipes["critic"]["eps"], weight_decay=0.1
-    )
-    scalars: list[dict[str, float]] = []
-    with task.open_loader(None) as loader:
-        for step in range(steps):
+    prepare(task)
+    trainer, scalars = Trainer(made, values, task, broken), []
+    exact = (
+        sdpa_kernel(SDPBackend.MATH) if "lambda keeps its graph" in broken else nullcontext()
+    )  # twice differentiable
+    with task.open_loader(None) as loader, exact:
+        for step in range(trainer.steps):
             batch = next(loader).arrays
             image = torch.from_numpy(batch["pixels"]).permute(0, 3, 1, 2).float() / 255
-            draws = Draws(SEED, step, torch.from_numpy(batch["rows"]))
-            scale = TAU * draws.normal("noise_scale").abs()
-            clean = F.layer_norm(features(image)[-1], (24,), eps=1e-6)
-            latent = clean + scale[:, None, None] * draws.normal("noise", (16, 24))
-
-            # the decoder: w1 L1 + w2 perceptual + w3 lambda adversarial
-            fake = decoder(latent)
-            l1 = (fake - image).abs().mean()
-            real_features, fake_features = features(image), features(fake)
-            distances = []
-            for layer in LAYERS:
-                a, b = (h[layer] / (h[layer].norm(dim=-1, keepdim=True) + 1e-6) for h in (fake_features, real_features))
-                distances.append((a - b).pow(2).sum(-1).mean())
-            perceptual = sum(distances) / len(distances)
-            similarity = WEIGHTS["l1"] * l1 + WEIGHTS["perceptual"] * perceptual
-            found = {"loss/l1": l1, "loss/perceptual": perceptual}
-            loss = similarity
-            if step >= ADVERSARIAL_FROM:
-                seen = (augmented(fake * 2 - 1, draws.uniform("augment_generator", (7,))) + 1) / 2
-                hidden = features(seen)
-                adversarial = -critic.logits([hidden[layer] for layer in LAYERS]).mean()
-                of_similarity = torch.autograd.grad(similarity, decoder.head.weight, retain_graph=True)[0].norm()
-                adverse = torch.autograd.grad(adversarial, list(decoder.parameters()), retain_graph=True)
-                found["gradient_norm/adversarial"] = torch.cat([g.flatten() for g in adverse]).norm()
-                of_adversarial = torch.autograd.grad(adversarial, decoder.head.weight, retain_graph=True)[0].norm()
-                lam = (of_similarity / (of_adversarial + 1e-6)).clamp(0, 1e4).detach()
-                loss = similarity + WEIGHTS["adversarial"] * lam * adversarial
-                found |= {"loss/adversarial": adversarial, "adversarial_weight": WEIGHTS["adversarial"] * lam}
-            found["loss"] = loss
-            generator_optim.param_groups[0]["lr"] = cosine(recipes["decoder"]["lr"], step, steps, 3)
-            generator_optim.zero_grad()
-            loss.backward()
-            found["gradient_norm/decoder"] = torch.cat([p.grad.flatten() for p in decoder.parameters()]).norm()
-            generator_optim.step()
-            for name, parameter in decoder.named_parameters():
-                average[name] = 0.9 * average[name] + 0.1 * parameter.detach()
-
-            # the critic: hinge, on a fresh reconstruction by the updated decoder, in 8 bits
-            if step >= CRITIC_FROM:
-                with torch.no_grad():
-                    fake = decoder(latent).clamp(0, 1)
-                    if values["losses"].get("quantise_fakes", True):
-                        fake = (fake * 255).round() / 255
-                critic.power_iteration()
-                logits = []
-                for pictures, purpose in ((fake, "augment_fake"), (image, "augment_real")):
-                    hidden = features((augmented(pictures * 2 - 1, draws.uniform(purpose, (7,))) + 1) / 2)
-                    logits.append(critic.logits([hidden[layer] for layer in LAYERS]))
-                fakes, reals = logits
-                loss = 0.5 * (F.relu(1 - reals).mean() + F.relu(1 + fakes).mean())
-                critic_optim.param_groups[0]["lr"] = cosine(
-                    recipes["critic"]["lr"], step - CRITIC_FROM, steps - CRITIC_FROM, 0
-                )
-                critic_optim.zero_grad()
-                loss.backward()
-                found |= {"critic/loss": loss, "critic/real": reals.mean(), "critic/fake": fakes.mean()}
-                found |= {"critic/real_std": reals.std(correction=0), "critic/fake_std": fakes.std(correction=0)}
-                found["critic/accuracy"] = 0.5 * ((reals > 0).float().mean() + (fakes < 0).float().mean())
-                found["gradient_norm/critic"] = torch.cat([p.grad.flatten() for p in critic.weights.values()]).norm()  # type: ignore[union-attr]
-                critic_optim.step()
-            scalars.append({name: value.item() for name, value in found.items()})
-    return scalars, average
+            scalars.append(trainer.step(step, image, torch.from_numpy(batch["rows"])))
+    decoder = {name: p.detach() for name, p in trainer.decoder.named_parameters()}
+    average = decoder if "the trained weights are shipped" in broken else trainer.average
+    critic = {name: p.detach() for name, p in trainer.critic.weights.items()}
+    return Reference(scalars, decoder, average, critic)

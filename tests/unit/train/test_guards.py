@@ -15,7 +15,7 @@ from raexla.train.guards import NotFiniteError, SkipList, Taken, quarantined, re
 
 
 def taken(step: int, loss: float) -> Taken:
-    return Taken(step, "train", step + 2, (f"web/s0/{step}",), 0, Scalars(["x", "loss"], torch.tensor([1.0, loss])))
+    return Taken(step, "train", step + 2, (f"web/s0/{step}",), Scalars(["x", "loss"], torch.tensor([1.0, loss])))
 
 
 def test_a_step_that_is_not_finite_names_itself_and_its_samples():
@@ -40,28 +40,35 @@ def test_a_skip_list_is_the_file_and_the_checkpoint_together(tmp_path):
     assert len(SkipList(tmp_path / "elsewhere", skips.as_list(), write=False)) == 2
 
 
+def outcomes(watch: CriticWatch, accuracies: list[float], first: int = 1) -> list[str | None]:
+    """What the watch says of consecutive steps; each is read two steps late."""
+    return [watch.look(step, accuracy, step + 2) for step, accuracy in enumerate(accuracies, start=first)]
+
+
 def test_a_critic_that_stays_outside_is_switched_off_and_one_that_returns_is_not():
-    watch = CriticWatch(CriticAccuracyRecipe(above=0.9, below=0.3, for_steps=20, action="switch_off"))
-    for step, accuracy in ((10, 0.95), (20, 0.95), (29, 0.8), (30, 0.95), (40, 0.2)):
-        assert watch.look(step, accuracy) is None
+    watch = CriticWatch(CriticAccuracyRecipe(above=0.9, below=0.3, for_steps=3, action="switch_off"))
+    assert outcomes(watch, [0.95, 0.95, 0.8, 0.95, 0.95, 0.2, 0.2]) == [None] * 7  # a step inside, then the other side
     watch.recall(json.loads(json.dumps(watch.memory())))
-    said = watch.look(50, 0.2)
+    (said,) = outcomes(watch, [0.2], 8)
     assert said is not None
-    assert said.startswith("the critic's accuracy is 0.2, below 0.3 for 20 steps: it has collapsed; the adversarial")
-    assert watch.off_from == 50
+    assert said.startswith("the critic's accuracy is 0.2, below 0.3 for 3 steps: it has collapsed; the adversarial")
+    assert watch.off_from == 10
+    assert outcomes(watch, [0.2] * 5, 9) == [None] * 5
     other = CriticWatch(CriticAccuracyRecipe(above=0.9))
     other.recall(watch.memory())
-    assert other.off_from == 50
+    assert other.off_from == 10
     other.recall({})
     assert other.off_from is None
 
 
 def test_a_critic_that_wins_stops_the_run():
     watch = CriticWatch(CriticAccuracyRecipe(above=0.9, for_steps=5))
-    watch.look(5, 1.0)
+    assert outcomes(watch, [1.0] * 4) == [None] * 4
     with pytest.raises(UserError, match=r"accuracy is 1, above 0.9 for 5 steps: it has won; .*action=switch_off"):
-        watch.look(10, 1.0)
-    assert CriticWatch(None).look(10, 1.0) is None
+        watch.look(5, 1.0, 6)
+    with pytest.raises(UserError, match="for 1 step:"):
+        CriticWatch(CriticAccuracyRecipe(below=0.5, for_steps=1)).look(1, 0.0, 2)
+    assert CriticWatch(None).look(10, 1.0, 11) is None
 
 
 @pytest.mark.parametrize(

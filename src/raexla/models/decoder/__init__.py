@@ -5,7 +5,7 @@ blocks, a linear to pixels. Its patch size is its own, so that it may draw a lar
 """
 
 from raexla.models.decoder.recipe import DecoderRecipe
-from raexla.models.decoder.sharding import SHARDING, sharding_table
+from raexla.models.decoder.sharding import sharding_table
 from raexla.models.decoder.vit import ViTDecoder, init_weights
 
-__all__ = ["SHARDING", "DecoderRecipe", "ViTDecoder", "init_weights", "sharding_table"]
+__all__ = ["DecoderRecipe", "ViTDecoder", "init_weights", "sharding_table"]

@@ -3,7 +3,7 @@
 from raexla.models.decoder.recipe import DecoderRecipe
 from raexla.nn.sharding import ShardingTable
 
-SHARDING: ShardingTable = [
+_ALL: ShardingTable = [
     ("cls_token", (None, None, "fsdp")),
     ("embed.weight", ("fsdp", None)),
     ("embed.bias", (None,)),
@@ -30,5 +30,5 @@ _QKV_BIAS = {f"blocks.*.attn.{name}.bias" for name in ("query", "key", "value")}
 
 
 def sharding_table(recipe: DecoderRecipe) -> ShardingTable:
-    """The rows that fit what this recipe builds: `SHARDING`, without the biases that it leaves out."""
-    return [row for row in SHARDING if recipe.qkv_bias or row[0] not in _QKV_BIAS]
+    """The rows of what this recipe builds."""
+    return [row for row in _ALL if recipe.qkv_bias or row[0] not in _QKV_BIAS]

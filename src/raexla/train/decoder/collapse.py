@@ -14,8 +14,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class CriticAccuracyRecipe(Recipe):
     """What to do when the critic's accuracy leaves its range and stays outside.
 
-    0.5 is a critic that guesses, 1 one that is always right. It is watched while the decoder hears the critic, as often
-    as metrics are written (`obs.log_every_steps`).
+    0.5 is a critic that guesses, 1 one that is always right. It is watched at every step at which the decoder hears the
+    critic; scalars are read when metrics are written (`obs.log_every_steps`), so the action comes up to so many steps
+    late.
     """
 
     above: Share | None = None
@@ -23,7 +24,7 @@ class CriticAccuracyRecipe(Recipe):
     below: Share | None = None
     """Outside below this: the critic has collapsed."""
     for_steps: Annotated[int, Field(ge=1)] = 1000
-    """How long it must stay outside, on one side or the other, at every record."""
+    """So many steps in a row must be outside, on the same side."""
     action: Literal["stop", "switch_off"] = "stop"
     """`stop` ends the run with an error; `switch_off` goes on in the phase `reconstruction`, for good: neither is the
     critic trained any more nor does the decoder hear it."""
@@ -45,7 +46,7 @@ class DecoderGuardsRecipe(GuardsRecipe):
 
 
 class CriticWatch:
-    """Follows `critic/accuracy` from record to record."""
+    """Follows `critic/accuracy` from step to step."""
 
     def __init__(self, recipe: CriticAccuracyRecipe | None) -> None:
         self._recipe = recipe
@@ -55,14 +56,19 @@ class CriticWatch:
         """Take over what `memory` gave."""
         self.off_from: int | None = memory.get("adversarial_off_from")
         """First step without the critic, if it was switched off."""
-        self._outside_since: int | None = memory.get("critic_outside_since")
+        self._side: str | None = memory.get("critic_side")
+        self._since: int | None = memory.get("critic_outside_since")
 
     def memory(self) -> dict[str, Any]:
         """JSON values for a checkpoint."""
-        return {"adversarial_off_from": self.off_from, "critic_outside_since": self._outside_since}
+        return {
+            "adversarial_off_from": self.off_from,
+            "critic_side": self._side,
+            "critic_outside_since": self._since,
+        }
 
-    def look(self, step: int, accuracy: float) -> str | None:
-        """The accuracy of a record, before step `step` is taken; a line if the critic was switched off.
+    def look(self, step: int, accuracy: float, coming: int) -> str | None:
+        """The accuracy of the `step`-th step; a line if the critic was switched off, from step `coming` on.
 
         Raises:
             UserError: it was outside for too long, and the recipe says to stop.
@@ -70,24 +76,23 @@ class CriticWatch:
         recipe = self._recipe
         if recipe is None or self.off_from is not None:
             return None
-        above = recipe.above is not None and accuracy > recipe.above
-        below = recipe.below is not None and accuracy < recipe.below
-        if not (above or below):
-            self._outside_since = None
+        side = None
+        if recipe.above is not None and accuracy > recipe.above:
+            side = f"above {recipe.above:g}"
+        elif recipe.below is not None and accuracy < recipe.below:
+            side = f"below {recipe.below:g}"
+        if side != self._side or self._since is None:
+            self._side, self._since = side, step
+        lasted = step - self._since + 1
+        if side is None or lasted < recipe.for_steps:
             return None
-        if self._outside_since is None:
-            self._outside_since = step
-        if step - self._outside_since < recipe.for_steps:
-            return None
-        bound = f"above {recipe.above:g}" if above else f"below {recipe.below:g}"
-        found = (
-            f"the critic's accuracy is {accuracy:.3g}, {bound} for {step - self._outside_since} steps: it has "
-            f"{'won' if above else 'collapsed'}"
-        )
+        end = "won" if side.startswith("above") else "collapsed"
+        steps = f"{lasted} step{'s' if lasted > 1 else ''}"
+        found = f"the critic's accuracy is {accuracy:.3g}, {side} for {steps}: it has {end}"
         if recipe.action == "stop":
             raise UserError(
                 f"{found}; change optim.critic.lr or the critic and start over, or set "
                 "guards.critic_accuracy.action=switch_off to go on without it from the last checkpoint"
             )
-        self.off_from, self._outside_since = step, None
+        self.off_from = coming
         return f"{found}; the adversarial loss is switched off"

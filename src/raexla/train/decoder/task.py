@@ -11,7 +11,9 @@ from raexla.checkpoint import write_artifact
 from raexla.data import Loader, image_rows
 from raexla.losses import adaptive_weight
 from raexla.models.codecs import RAECodec, RAECodecRecipe
-from raexla.models.decoder import SHARDING, init_weights
+from raexla.models.critic import sharding_table as critic_table
+from raexla.models.decoder import init_weights
+from raexla.models.decoder import sharding_table as decoder_table
 from raexla.models.flops import decoder_work, encoder_work
 from raexla.optim import Part
 from raexla.recipe import UserError
@@ -57,9 +59,9 @@ class DecoderTask(Task):
         self.adversary = Adversary(recipe, self.codec, generator) if recipe.critic is not None else None
         self.critic = self.adversary.critic if self.adversary is not None else None
         if self.critic is not None:
-            runtime.place(self.critic)
+            runtime.place(self.critic, critic_table(self.critic.recipe))
             self.own("critic.heads", self.critic.heads)
-        runtime.place(self.decoder, SHARDING)
+        runtime.place(self.decoder, decoder_table(self.decoder.recipe))
         self.own("decoder", self.decoder)
         names = [source.name for source in recipe.data.sources]
         self.sources = names if len(names) > 1 else []
@@ -206,8 +208,8 @@ class DecoderTask(Task):
     def legible(self, values: dict[str, float]) -> dict[str, float]:
         return by_source(values)
 
-    def observe(self, step: int, phase: str, values: Mapping[str, float]) -> str | None:
-        return self.watch.look(step, values["critic/accuracy"]) if phase == "adversarial" else None
+    def observe(self, step: int, phase: str, values: Mapping[str, float], coming: int) -> str | None:
+        return self.watch.look(step, values["critic/accuracy"], coming) if phase == "adversarial" else None
 
     def memory(self) -> dict[str, Any]:
         return self.watch.memory()
