@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Real pictures: draw the emoji of Debian's fonts-noto-color-emoji with their names as captions, pack them into shards,
-# train a decoder and pretrain on them, and look at what comes out. About 20 minutes on two cores. The encoder and the
+# train a decoder and pretrain on them, and look at what comes out. About half an hour on two cores. The encoder and the
 # language model are the nano ones (recipes/nano/artifacts), which have never seen such a picture or such a word.
 #
 #   apt-get install fonts-noto-color-emoji     the font, if it is not there
@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS=1  # XLA has threads of its own; PyTorch's would spin beside them
 step() { printf '\n\033[1m%s\033[0m\n' "$*" >&2; "$@"; }
 
 if [[ ! -f data/emoji/validation/index.json ]]; then
