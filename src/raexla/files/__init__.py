@@ -4,7 +4,8 @@ Shards and checkpoints go through the same `Store`, so that a transport failure 
 with jittered back-off until a deadline and then stops the program, never passed over.
 """
 
+from raexla.files.local import local_only
 from raexla.files.retry import FileDamaged, FileMissing, FileUnavailable, Retry, transport_errors
 from raexla.files.store import Store
 
-__all__ = ["FileDamaged", "FileMissing", "FileUnavailable", "Retry", "Store", "transport_errors"]
+__all__ = ["FileDamaged", "FileMissing", "FileUnavailable", "Retry", "Store", "local_only", "transport_errors"]

@@ -84,15 +84,18 @@ class Store:
 
     def names(self, name: str = "") -> list[str]:
         """All files below a folder, relative to it, sorted; none if there is no such folder."""
-        found = self._list(name, "find", **self._strictly())
+        return list(self.details(name))
+
+    def details(self, name: str = "") -> dict[str, dict[str, Any]]:
+        """`names` with what the file system says of each, from one listing."""
+        found = self._list(name, "find", detail=True, **self._strictly())
         base = self.path(name)
-        return sorted(path[len(base) :].lstrip("/") for path in found if path.rstrip("/") != base)
+        return {path[len(base) :].lstrip("/"): found[path] for path in sorted(found) if path.rstrip("/") != base}
 
     def children(self, name: str = "") -> list[str]:
         """The files and folders right in a folder, by their last names, sorted; none if there is no such folder."""
-        found = self._list(name, "ls", detail=False)
-        base = self.path(name)
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in found if path.rstrip("/") != base})
+        found = [entry["name"].rstrip("/") for entry in self._list(name, "ls", detail=True)]
+        return sorted({path.rpartition("/")[2] for path in found if path != self.path(name)})
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -226,12 +229,12 @@ class Store:
 
         return self.retry.call(self._say(name), work)
 
-    def _list(self, name: str, function: str, **options: Any) -> list[str]:
-        def work() -> list[str]:
+    def _list(self, name: str, function: str, **options: Any) -> Any:
+        def work() -> Any:
             with suppress_missing():
                 list_ = getattr(self.filesystem, function)
-                return list(list_(self.path(name), **options, **self._patience(0, LISTING_SECONDS)))
-            return []
+                return list_(self.path(name), **options, **self._patience(0, LISTING_SECONDS))
+            return {}
 
         return self.retry.call(self._say(name), work)
 
@@ -255,7 +258,10 @@ class Store:
         return bytes(data)
 
     def _send(self, name: str, source: bytes | BinaryIO) -> None:
-        """Upload with retries, then look whether all of it is there."""
+        """Upload with retries, then look whether all of it is there.
+
+        A session of which an answer was lost may be refused or unknown afterwards; another try begins a new one.
+        """
         path, lost = self.path(name), 0
         size = len(source) if isinstance(source, bytes) else source.seek(0, io.SEEK_END)
 
@@ -265,12 +271,12 @@ class Store:
                 if isinstance(source, bytes):
                     self.filesystem.pipe_file(path, source, **self._how(source), **self._patience(size))
                 else:
-                    self._stream(path, source)
-            except FileNotFoundError:
-                lost += 1
-                if lost > 2:  # more often than an upload session that is gone would explain: no such bucket
+                    self._stream(path, source, size)
+            except transport_errors() as error:
+                lost += meaning(error) in ("missing", "refused")
+                if meaning(error) == "denied" or lost > 2:  # no such bucket, or something wrong with the file
                     raise
-                raise ConnectionError("the upload was lost on the way") from None
+                raise ConnectionError(f"the upload was lost on the way: {error}") from error
             there = self.filesystem.info(path, **self._patience())["size"]
             if there != size:
                 raise EOFError(f"{there} bytes arrived where {size} were sent")
@@ -284,16 +290,19 @@ class Store:
             return {"chunksize": len(data)}
         return {}
 
-    def _stream(self, path: str, source: BinaryIO) -> None:
+    def _stream(self, path: str, source: BinaryIO, size: int) -> None:
         source.seek(0)
         target = self.filesystem.open(path, "wb", block_size=BLOCK_BYTES)
         try:
-            shutil.copyfileobj(source, target, BLOCK_BYTES)
+            while size > 0 and (piece := source.read(min(size, BLOCK_BYTES))):  # a log may grow meanwhile
+                target.write(piece)
+                size -= len(piece)
             target.close()
-        except BaseException:  # closing it would show what is there so far as the whole
-            target.closed = True
-            with suppress(*transport_errors()):
-                target.discard()
+        except BaseException:
+            target.closed = True  # closing it would show what is there so far as the whole
+            if "gs" not in self._protocols():  # GCS forgets unfinished uploads by itself, S3 wants to be paid for them
+                with suppress(*transport_errors()):
+                    target.discard()
             raise
 
     def _cut_short(self, name: str, start: int, found: int, wanted: int) -> str:
