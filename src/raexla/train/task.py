@@ -38,6 +38,8 @@ class Task(ABC):
         self.steps, self.epoch_steps = recipe.train.total_steps, recipe.train.epoch_steps
         self.accumulate = recipe.train.accumulate
         self.batch_images = recipe.train.global_batch_images
+        self.tick: Callable[[], None] = lambda: None
+        """For `evaluate` to call between its batches, as often on every process; raises where it is to be left."""
         self.parts: list[Part] = []
         self._owned: dict[str, Tensor] = {}
         shards = runtime.batch_shards
