@@ -127,7 +127,7 @@ def _of_status(status: int) -> Meaning:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status of an error that has one."""
-    found = getattr(error, "code", None) or getattr(error, "status", None)  # gcsfs; aiohttp
+    found = getattr(error, "status", None) or getattr(error, "code", None)  # aiohttp; gcsfs
     answer = getattr(error, "response", None)
     if isinstance(answer, dict):  # botocore
         found = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
