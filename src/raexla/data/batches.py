@@ -1,26 +1,19 @@
-"""One global batch after another: slots -> positions -> samples -> arrays, with the cursor that follows each."""
+"""One global batch after another: the rows of all of a process's streams, and the cursor that follows them."""
 
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from raexla.data.cursor import Cursor
-from raexla.data.draws import generator
-from raexla.data.mixture import Mixture
-from raexla.data.order import SourceOrder
-from raexla.data.sample import Refusal, Refused, Sample
-from raexla.data.source import Source
+from raexla.data.rows import Collate, RowMaker, Rows, Transform, Work
+from raexla.data.sample import Refusal
+from raexla.data.workers import Worker, start_workers
 from raexla.recipe import BadDataError
 
-Transform = Callable[[Sample, np.random.Generator], Any]
-"""A decoded sample and its own draws -> what collate takes. May raise `Refused`."""
-Collate = Callable[[str, list[Any]], dict[str, np.ndarray]]
-"""A group's name and its items, in row order -> arrays `[n, ...]` of constant shapes."""
+__all__ = ["Batch", "BatchMaker", "Collate", "TooMuchBadData", "Transform"]
 
 
 class TooMuchBadData(BadDataError):
@@ -44,179 +37,92 @@ class Batch:
     uids: dict[str, list[str]] = field(default_factory=dict)
     """Group -> the uids of its rows."""
     epochs: dict[str, float] = field(default_factory=dict)
-    """Source -> epochs begun and gone through, over this process's streams, e.g. 1.25."""
+    """Source -> epochs gone through, over this process's streams, e.g. 1.25."""
     wait_seconds: float = 0.0
     """How long the consumer waited for it."""
 
 
-class _Lane:
-    """The samples of one (source, stream) from a position on, those wanted for one batch started at once."""
-
-    def __init__(self, start: Callable[[int], "Future[Any] | _Now"], position: int, wanted: int) -> None:
-        self._start = start
-        self._next = position
-        self.wanted = wanted
-        self._running: deque[Future[Any] | _Now] = deque()
-        for _ in range(wanted):
-            self._begin()
-
-    def _begin(self) -> None:
-        self._running.append(self._start(self._next))
-        self._next += 1
-
-    def take(self, refuse: Callable[[Refused], None]) -> Any:
-        """The next good item; each refusal is told and replaced by one more position at the end."""
-        while True:
-            try:
-                return self._running.popleft().result()
-            except Refused as refusal:
-                refuse(refusal)
-                self._begin()
-
-
-class _Now:
-    """A future without a pool: the work is done when the result is asked for."""
-
-    def __init__(self, work: Callable[..., Any], *arguments: Any) -> None:
-        self._work, self._arguments = work, arguments
-
-    def result(self) -> Any:
-        return self._work(*self._arguments)
-
-
 class BatchMaker:
-    """Turns the streams `[first, first + count)` into batches, one after another."""
+    """Turns `streams` into batches, one after another, here or in worker processes: the batches are the same."""
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        orders: Sequence[SourceOrder],
-        mixture: Mixture,
-        cursor: Cursor,
-        *,
-        streams: range,
-        transform: Transform,
-        collate: Collate,
-        seed: int,
-        max_bad_fraction: float,
-        threads: int = 1,
-    ) -> None:
-        self.sources, self.orders, self.mixture, self.cursor = sources, orders, mixture, cursor
-        self.streams, self.transform, self.collate, self.seed = streams, transform, collate, seed
-        self.max_bad_fraction = max_bad_fraction
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
-        self._locate = threading.Lock()
-        self._positions = {
-            (stream, number): self._position(stream, number) for number in range(len(sources)) for stream in streams
+    def __init__(self, work: Work, cursor: Cursor, streams: range, workers: int = 0) -> None:
+        self.work, self.cursor, self.streams = work, cursor, streams
+        self.workers: list[Worker] = []
+        self._here: RowMaker | None = None
+        if workers:
+            self.workers = start_workers(min(workers, len(streams)), work, cursor, streams)
+        else:
+            self._here = RowMaker(work, cursor.part(streams.start, len(streams)), streams)
+        self._epochs = {
+            order.name: sum(len(range(*order.bounds(stream))) for stream in streams) for order in work.orders
         }
+        self._read = {share.name: self._consumed(number) for number, share in enumerate(work.mixture.shares)}
         self._failed = False
 
-    def next(self) -> Batch:
-        """Make the next batch and move the cursor past it. Raises `TooMuchBadData`, or `UserError` for the storage."""
+    def next(self) -> tuple[Batch, bool]:
+        """The next batch, and whether it is hopeless: too much was refused, the batch has no arrays and no other
+        follows.
+
+        Raises `UserError` for the storage or a worker that died.
+        """
         if self._failed:
             raise RuntimeError("an earlier batch could not be made; open the data again from a cursor")
         self._failed = True
-        batch = Batch({}, {})
-        lanes = self._open_lanes()
-        for group in self.mixture.groups:
-            count = self.mixture.rows_per_stream[group]
-            items, uids = [], []
-            for stream in self.streams:
-                place = stream - self.streams.start
-                for number in self.mixture.slots(group, stream, self.cursor.slots[group][place], count):
-                    uid, item = lanes[stream, number].take(self._refuser(batch, stream, number))
-                    uids.append(uid)
-                    items.append(item)
-            arrays = self.collate(group, items)
-            first = self.mixture.first_row(group) + self.streams.start * count
-            arrays["rows"] = np.arange(first, first + len(items), dtype=np.int32)
-            wrong = {name: array.shape for name, array in arrays.items() if array.shape[:1] != (len(items),)}
-            if wrong:
-                raise ValueError(f"collate({group!r}) of {len(items)} items gave arrays of the shapes {wrong}")
-            batch.arrays |= {f"{group}/{name}" if group else name: array for name, array in arrays.items()}
-            batch.uids[group] = uids
-        for group, count in self.mixture.rows_per_stream.items():
-            self.cursor.slots[group] = [slots + count for slots in self.cursor.slots[group]]
-        for (stream, number), lane in lanes.items():
-            self._positions[stream, number] += lane.wanted
+        parts: list[Rows] = []
+        free: list[Callable[[], None]] = []
+        if self._here is not None:
+            parts.append(self._here.next())
+        for worker in self.workers:
+            rows, done = worker.next()
+            parts.append(rows)
+            free.append(done)
+        batch = Batch({}, {}, sorted((row for rows in parts for row in rows.refused), key=lambda row: row.stream))
+        self._count(batch.refused, [rows.passed for rows in parts])
+        self._failed = any(rows.hopeless for rows in parts)
+        if not self._failed:
+            for group in self.work.mixture.groups:
+                batch.uids[group] = [uid for rows in parts for uid in rows.uids[group]]
+                self._join(batch.arrays, group, [rows.arrays[group] for rows in parts])
+            for done in free:
+                done()
+            self.cursor.advance(self.work.mixture.rows_per_stream)
+            for uids in batch.uids.values():
+                for name, count in Counter(uid.partition("/")[0] for uid in uids).items():
+                    self._read[name] += count
         batch.cursor = self.cursor.as_dict()
-        batch.epochs = {
-            source.recipe.name: self._seen(number) / self._stream_samples(number)
-            for number, source in enumerate(self.sources)
-        }
-        self._failed = False
-        return batch
+        batch.epochs = {name: self._read[name] / samples for name, samples in self._epochs.items()}
+        return batch, self._failed
+
+    def interrupt(self) -> None:
+        """End the workers, also while another thread waits for them in `next`."""
+        for worker in self.workers:
+            worker.close()
 
     def close(self) -> None:
-        """Stop the decoding threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        """End workers and threads."""
+        self.interrupt()
+        if self._here is not None:
+            self._here.close()
 
-    def _open_lanes(self) -> dict[tuple[int, int], _Lane]:
-        lanes = {}
-        for group, count in self.mixture.rows_per_stream.items():
-            for stream in self.streams:
-                slots = self.cursor.slots[group][stream - self.streams.start]
-                wanted = Counter(self.mixture.slots(group, stream, slots, count))
-                for number, many in wanted.items():
-                    lanes[stream, number] = _Lane(self._starter(stream, number), self._positions[stream, number], many)
-        return lanes
+    def _join(self, arrays: dict[str, np.ndarray], group: str, parts: Sequence[dict[str, np.ndarray]]) -> None:
+        """The rows of a group out of its parts; what stands in workers' memory is copied."""
+        count = self.work.mixture.rows_per_stream[group]
+        first = self.work.mixture.first_row(group) + self.streams.start * count
+        prefix = f"{group}/" if group else ""
+        for name, array in parts[0].items():
+            arrays[f"{prefix}{name}"] = np.concatenate([part[name] for part in parts]) if self.workers else array
+        arrays[f"{prefix}rows"] = np.arange(first, first + len(self.streams) * count, dtype=np.int32)
 
-    def _starter(self, stream: int, number: int) -> Callable[[int], Future[Any] | _Now]:
-        if self._pool is None:
-            return lambda position: _Now(self._load, stream, number, position)
-        pool = self._pool
-        return lambda position: pool.submit(self._load, stream, number, position)
+    def _count(self, refused: list[Refusal], passed: Sequence[Counter[tuple[str, int]]]) -> None:
+        skipped = Counter((row.source, row.stream) for row in refused)
+        for rows, counts in [(self.cursor.skips, skipped), *((self.cursor.passed, counts) for counts in passed)]:
+            for (name, stream), count in counts.items():
+                rows[name][stream - self.streams.start] += count
+                self._read[name] += count
 
-    def _load(self, stream: int, number: int, position: int) -> tuple[str, Any]:
-        source = self.sources[number]
-        with self._locate:  # permutations are made once, not once a thread
-            place = self.orders[number].locate(stream, position)
-        uid = source.uid(place.shard, place.row)
-        try:
-            sample = source.load(place.shard, place.row, seed=self.seed, epoch=place.epoch)
-            return uid, self.transform(sample, generator(self.seed, "transform", uid, place.epoch))
-        except Refused as refusal:
-            raise _RefusedAt(refusal, uid, place.epoch) from None
-
-    def _refuser(self, batch: Batch, stream: int, number: int) -> Callable[[Refused], None]:
-        def refuse(refusal: Refused) -> None:
-            assert isinstance(refusal, _RefusedAt)
-            name = self.sources[number].recipe.name
-            self.cursor.skips[name][stream - self.streams.start] += 1
-            self._positions[stream, number] += 1
-            batch.refused.append(
-                Refusal(refusal.uid, name, refusal.reason, refusal.detail, stream=stream, epoch=refusal.epoch)
-            )
-            seen, bad = self._seen(number), sum(self.cursor.skips[name])
-            if bad > self.max_bad_fraction * max(seen, 100):
-                reasons = Counter(row.reason for row in batch.refused if row.source == name)
-                raise TooMuchBadData(
-                    f"source {name}: {bad} of the {seen} samples read were refused, more than the "
-                    f"{self.max_bad_fraction:.1%} of data.loader.max_bad_fraction (of at least 100); last: "
-                    f"{refusal.reason} "
-                    f"{refusal.uid} {refusal.detail}; in this batch: {dict(reasons)}",
-                    batch.refused,
-                )
-
-        return refuse
-
-    def _position(self, stream: int, number: int) -> int:
-        share, place = self.mixture.shares[number], stream - self.streams.start
-        consumed = self.mixture.consumed(share.group, stream, self.cursor.slots[share.group][place])[number]
-        return consumed + self.cursor.skips[share.name][place]
-
-    def _seen(self, number: int) -> int:
-        return sum(self._positions[stream, number] for stream in self.streams)
-
-    def _stream_samples(self, number: int) -> int:
-        bounds = [self.orders[number].bounds(stream) for stream in self.streams]
-        return sum(high - low for low, high in bounds)
-
-
-class _RefusedAt(Refused):
-    """A refusal together with where it happened."""
-
-    def __init__(self, refusal: Refused, uid: str, epoch: int) -> None:
-        super().__init__(refusal.reason, refusal.detail)
-        self.uid, self.epoch = uid, epoch
+    def _consumed(self, number: int) -> int:
+        """Samples of a source that the streams have gone past, refused ones included."""
+        mixture = self.work.mixture
+        share, slots = mixture.shares[number], self.cursor.slots[mixture.shares[number].group]
+        good = sum(mixture.consumed(share.group, self.streams[i], count)[number] for i, count in enumerate(slots))
+        return good + sum(self.cursor.skips[share.name]) + sum(self.cursor.passed[share.name])

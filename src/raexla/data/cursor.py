@@ -2,7 +2,8 @@
 
     {"version": 1, "order": {...}, "first_stream": 0,
      "slots": {"generation": [12, 12, 12, 12]},       slots consumed, per group and stream
-     "skips": {"web": {"3": 2}}}                      samples refused, per source and stream (zeros left out)
+     "skips": {"web": {"3": 2}},                      samples refused, per source and stream (zeros left out)
+     "passed": {"web": {"3": 7}}}                     samples passed over as another source's, likewise; may be absent
 
 A process's batches carry the part of its own streams; `merge_cursors` puts the parts together for a checkpoint. `order`
 says what the order was a function of, so that a cursor is never used with another one.
@@ -25,27 +26,45 @@ class Cursor:
     first: int
     slots: dict[str, list[int]]
     skips: dict[str, list[int]]
+    passed: dict[str, list[int]]
 
     @classmethod
     def start(
         cls, order: dict[str, Any], first: int, count: int, groups: Sequence[str], sources: Sequence[str]
     ) -> "Cursor":
         """The beginning."""
-        return cls(order, first, {name: [0] * count for name in groups}, {name: [0] * count for name in sources})
+        slots, skips, passed = ({name: [0] * count for name in names} for names in (groups, sources, sources))
+        return cls(order, first, slots, skips, passed)
+
+    def advance(self, rows: Mapping[str, int]) -> None:
+        """Past a batch of so many rows of each group in every stream."""
+        for name, count in rows.items():
+            self.slots[name] = [slots + count for slots in self.slots[name]]
+
+    def part(self, first: int, count: int) -> "Cursor":
+        """A copy for the streams `[first, first + count)` of these."""
+        low, high = first - self.first, first - self.first + count
+        cut = [{name: row[low:high] for name, row in rows.items()} for rows in (self.slots, self.skips, self.passed)]
+        return Cursor(self.order, first, *cut)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, none shared with this object."""
-        skips = {
-            name: {str(self.first + place): count for place, count in enumerate(counts) if count}
-            for name, counts in self.skips.items()
-        }
-        return {
+        """Plain JSON values; only `order`, which nobody changes, is shared with this object."""
+        plain = {
             "version": VERSION,
             "order": self.order,
             "first_stream": self.first,
             "slots": {name: list(counts) for name, counts in self.slots.items()},
-            "skips": {name: counts for name, counts in skips.items() if counts},
+            "skips": self._sparse(self.skips),
         }
+        passed = self._sparse(self.passed)
+        return plain | {"passed": passed} if passed else plain
+
+    def _sparse(self, rows: Mapping[str, list[int]]) -> dict[str, dict[str, int]]:
+        found = {
+            name: {str(self.first + place): count for place, count in enumerate(counts) if count}
+            for name, counts in rows.items()
+        }
+        return {name: counts for name, counts in found.items() if counts}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any], order: dict[str, Any], first: int, count: int) -> "Cursor":
@@ -70,11 +89,12 @@ class Cursor:
                 f"{first}..{first + count - 1} are wanted: parts of the other processes are missing (merge_cursors)"
             )
         slots = {name: list(counts[skip : skip + count]) for name, counts in plain["slots"].items()}
-        skips = {
-            name: [int(plain["skips"].get(name, {}).get(str(stream), 0)) for stream in range(first, first + count)]
-            for name in order["sources"]
-        }
-        return cls(order, first, slots, skips)
+        streams = range(first, first + count)
+        skips, passed = (
+            {name: [int(rows.get(name, {}).get(str(stream), 0)) for stream in streams] for name in order["sources"]}
+            for rows in (plain["skips"], plain.get("passed", {}))
+        )
+        return cls(order, first, slots, skips, passed)
 
 
 def merge_cursors(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -93,13 +113,13 @@ def merge_cursors(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if part["order"] != whole["order"] or part["first_stream"] != have:
             raise UserError(
                 f"data cursor: the part that begins at stream {part['first_stream']} doesn't go on where the others "
-                f"end ({have}) "
-                "or is of another order"
+                f"end ({have}) or is of another order"
             )
         for name, counts in part["slots"].items():
             whole["slots"][name].extend(counts)
-        for name, counts in part["skips"].items():
-            whole["skips"].setdefault(name, {}).update(counts)
+        for kind in ("skips", "passed"):
+            for name, counts in part.get(kind, {}).items():
+                whole.setdefault(kind, {}).setdefault(name, {}).update(counts)
     have, streams = len(next(iter(whole["slots"].values()))), whole["order"]["streams"]
     if have != streams:
         raise UserError(f"data cursor: parts of {have} of {streams} streams")

@@ -17,13 +17,16 @@ def key(*parts: str | int) -> int:
 
 
 def permutation(count: int, seed: int) -> np.ndarray:
-    """A permutation int64 `[count]`: the order of `count` SplitMix64 values that start at `seed`."""
+    """A permutation int64 `[count]`: the order of `count` SplitMix64 values that start at `seed`.
+
+    No two of these values are equal (the function is one-to-one), so any way of sorting gives this order.
+    """
     with np.errstate(over="ignore"):
         z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return np.argsort(z, kind="stable")
+    return np.argsort(z)
 
 
 def generator(seed: int, purpose: str, uid: str, epoch: int) -> np.random.Generator:

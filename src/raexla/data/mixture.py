@@ -64,6 +64,12 @@ class Mixture:
             for number, whole in zip(self.members[group], self.counts[group], strict=True)
         }
 
+    def good(self, number: int, slots: int) -> int:
+        """About how many samples of a source all streams together have used after `slots` slots each: exact at the
+        ends of blocks, and by the weights in between."""
+        group = self.shares[number].group
+        return self.streams * slots * int(self.counts[group][self.members[group].index(number)]) // self.block
+
     def effective_weights(self) -> dict[str, float]:
         """Each source's exact part of the batch."""
         total = sum(self.rows_per_stream.values())
@@ -93,8 +99,7 @@ def _rows_per_stream(shares: list[Share], groups: list[str], batch_rows: int, st
     if batch_rows % streams:
         raise UserError(
             f"train.global_batch_images is {batch_rows}, data.order.streams is {streams}: the batch must be a "
-            f"multiple of the "
-            "streams"
+            "multiple of the streams"
         )
     total = sum((_exact(share.weight) for share in shares), Fraction(0))
     per_stream = batch_rows // streams
@@ -111,8 +116,7 @@ def _rows_per_stream(shares: list[Share], groups: list[str], batch_rows: int, st
     if wrong:
         raise UserError(
             f"data.sources: with global_batch_images {batch_rows} over {streams} streams every group must get whole "
-            f"rows, at "
-            f"least one: {'; '.join(wrong)}. Change the weights, the batch or data.order.streams"
+            f"rows, at least one: {'; '.join(wrong)}. Change the weights, the batch or data.order.streams"
         )
     return rows
 
@@ -129,7 +133,6 @@ def _apportion(shares: list[Share], block: int) -> np.ndarray:
         if count == 0:
             raise UserError(
                 f"data.sources: {share.name} gets {float(part):.3g} samples in a block of {block}: raise its weight, "
-                f"or "
-                f"data.order.block to {-(-block // part) if part else 'more'} or more"
+                f"or data.order.block to {-(-block // part) if part else 'more'} or more"
             )
     return np.asarray(counts)
