@@ -123,11 +123,15 @@ def shards_index(
 ) -> None:
     """Read every new or changed shard once and write `index.json` and `index.members` beside them.
 
-    Goes on after a stop.
+    Goes on after a stop. Of a list (x.jsonl): where its rows stand, as x.jsonl.lines.
     """
+    from raexla.data.layouts import index_lines
     from raexla.data.shards import index
     from raexla.eval.progress import bars
 
+    if folder.endswith(".jsonl"):
+        index_lines(folder, say=typer.echo)
+        return
     with bars() as progress:
         made = index(
             folder,

@@ -28,6 +28,15 @@ def decode_text(data: bytes, what: str) -> str:
         raise Refused("bad_utf8", f"{what}: {error}") from None
 
 
+def _encodable(text: str, what: str) -> str:
+    """The text, if it has no half of a surrogate pair, which JSON can spell and no tokeniser takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("bad_utf8", f"{what}: {error}") from None
+    return text
+
+
 def parse_json(data: bytes) -> dict[str, Any]:
     """A JSON object; raises `Refused("bad_json")` or `Refused("bad_utf8")`."""
     text = decode_text(data, "json")
@@ -69,7 +78,7 @@ def find_captions(members: Mapping[str, bytes], meta: Mapping[str, Any], paths: 
             if not isinstance(caption, str):
                 raise Refused("bad_caption", f"{path}: {type(caption).__name__} where text is expected")
             if caption.strip():
-                found[caption.strip()] = None
+                found[_encodable(caption.strip(), path)] = None
     if not there:
         raise Refused("missing_caption", f"none of {', '.join(paths)}")
     if not found:
@@ -82,8 +91,8 @@ def find_conversation(value: Any, has_image: bool) -> tuple[Turn, ...]:
     `{"question": ..., "answer": ...}`: user and assistant by turns, the last one the assistant's.
 
     An image that no turn mentions is put before the first question. A system turn at the head is passed over: the
-    chat's recipe has its own. Raises `Refused`: `missing_conversation`, `bad_conversation`, `missing_image`,
-    `several_images`.
+    chat's recipe has its own. Raises `Refused`: `missing_conversation`, `bad_conversation`, `bad_utf8`,
+    `missing_image`, `several_images`.
     """
     if value is None:
         raise Refused("missing_conversation")
@@ -105,7 +114,7 @@ def find_conversation(value: Any, has_image: bool) -> tuple[Turn, ...]:
             raise Refused("bad_conversation", f"turn {number} is by {role!r}: user and assistant must take turns")
         if not isinstance(text, str) or not text.strip():
             raise Refused("bad_conversation", f"turn {number} has no text")
-        turns.append(Turn(("user", "assistant")[number % 2], text.strip()))
+        turns.append(Turn(("user", "assistant")[number % 2], _encodable(text.strip(), f"turn {number}")))
     if len(turns) % 2 or not turns:
         raise Refused("bad_conversation", "the last question has no answer")
     marks = sum(turn.text.count(IMAGE_MARK) for turn in turns)

@@ -1,6 +1,6 @@
 """A source: files of one layout or another, read as one kind of sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -101,7 +101,7 @@ class Source:
         self._wanted = members | (set() if recipe.kind == "text" else set(IMAGE_EXTENSIONS))
 
     @property
-    def shard_samples(self) -> Sequence[int]:
+    def shard_samples(self) -> list[int]:
         """Samples per shard."""
         return self.reader.shard_samples
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
 from raexla.data.layouts.lines import ENDING
@@ -153,7 +153,7 @@ class _Finder:
         """The URLs of a pattern: braces as they are written, then globs as the storage has them."""
         try:
             urls = list(braceexpand(path)) if "{" in path else [path]
-        except UnbalancedBracesError:
+        except ValueError:
             raise UserError(f"{path}: its braces aren't balanced; a range is written {{000..099}}") from None
         return [found for url in urls for found in (self._glob(url) if any(m in url for m in "*?[") else [url])]
 

@@ -30,7 +30,7 @@ class PictureFolder:
                 self._samples.append(samples)
 
     @property
-    def shard_samples(self) -> Sequence[int]:
+    def shard_samples(self) -> list[int]:
         """Samples of each folder."""
         return [len(samples) for samples in self._samples]
 

@@ -39,7 +39,7 @@ class JsonLines:
         self._blocks: BoundedCache[list[bytes]] = BoundedCache(1 << 26)  # bytes of rows that are held
 
     @property
-    def shard_samples(self) -> Sequence[int]:
+    def shard_samples(self) -> list[int]:
         """Rows of each file."""
         return [lines.rows for lines in self._lines]
 
@@ -47,7 +47,7 @@ class JsonLines:
     def order_hash(self) -> str:
         """Of the files' names, rows and bytes."""
         parts = zip(self.names, self._lines, strict=True)
-        return hash_of(["jsonl", *([name, lines.rows, lines.bytes] for name, lines in parts)])
+        return hash_of(["jsonl", *([name, lines.rows, lines.file_bytes] for name, lines in parts)])
 
     @property
     def manifest_hash(self) -> str | None:

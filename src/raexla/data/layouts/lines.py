@@ -31,7 +31,7 @@ class LineIndex:
     """`starts` int64 `[blocks + 1]`: the byte at which each block of `STRIDE` rows begins, and the end of the last."""
 
     rows: int
-    bytes: int
+    file_bytes: int
     sha256: str
     starts: np.ndarray
 
@@ -41,7 +41,7 @@ class LineIndex:
             "format": FORMAT,
             "version": VERSION,
             "rows": self.rows,
-            "bytes": self.bytes,
+            "bytes": self.file_bytes,
             "sha256": self.sha256,
             "stride": STRIDE,
             "start_steps": np.diff(self.starts, prepend=0).tolist(),
@@ -60,7 +60,12 @@ class LineIndex:
         except (KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
         blocks = -(-made.rows // STRIDE)
-        if starts.shape != (blocks + 1,) or (np.diff(starts) <= 0).any() or starts[-1] > made.bytes or starts[0] < 0:
+        if (
+            starts.shape != (blocks + 1,)
+            or (np.diff(starts) <= 0).any()
+            or starts[-1] > made.file_bytes
+            or starts[0] < 0
+        ):
             raise ValueError("its starts don't fit its rows")
         return made
 
@@ -105,9 +110,9 @@ def load_lines(store: Store, name: str, *, say: Say | None = None) -> LineIndex:
     except ValueError as error:
         raise ShardDamaged(f"{store.url}/{name}{LINES}: {error}; {advice}") from None
     size = store.size(name)
-    if size != lines.bytes:
+    if size != lines.file_bytes:
         raise ShardDamaged(
-            f"{store.url}/{name}: {size} bytes, its {LINES} says {lines.bytes}: the file was changed or "
+            f"{store.url}/{name}: {size} bytes, its {LINES} says {lines.file_bytes}: the file was changed or "
             f"cut short; {advice}"
         )
     return lines
@@ -149,5 +154,5 @@ def _index_one(store: Store, name: str, say: Say | None) -> LineIndex:
         lines = scan_lines(file)
     store.write_bytes(name + LINES, lines.pack())
     if say is not None:
-        say(f"{store.url}/{name}: {lines.rows} rows, {lines.bytes} bytes, sha256 {lines.sha256}")
+        say(f"{store.url}/{name}: {lines.rows} rows, {lines.file_bytes} bytes, sha256 {lines.sha256}")
     return lines

@@ -12,7 +12,7 @@ class Reader(Protocol):
     """Samples by (shard, row). Safe between threads; can be pickled, without what it holds in memory for speed."""
 
     @property
-    def shard_samples(self) -> Sequence[int]:
+    def shard_samples(self) -> list[int]:
         """Samples of each shard."""
 
     @property
@@ -47,7 +47,7 @@ class Joined:
         self._ends = list(accumulate(len(reader.shard_samples) for reader in self.readers))
 
     @property
-    def shard_samples(self) -> Sequence[int]:
+    def shard_samples(self) -> list[int]:
         """Samples of each shard."""
         return [samples for reader in self.readers for samples in reader.shard_samples]
 

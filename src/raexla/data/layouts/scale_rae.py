@@ -8,7 +8,7 @@ The picture is a member of the same tar, wherever it stands and whatever its nam
 has none. The tars are listed in a `wds_manifest.json`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class ScaleRaeTars:
 
     def __init__(self, shards: ShardSet) -> None:
         self.shards = shards
-        self.shard_samples: Sequence[int] = [
+        self.shard_samples: list[int] = [
             sum(count for extension, count in shard.extensions.items() if _is_json(extension))
             for shard in shards.index.shards
         ]
@@ -70,8 +70,8 @@ class ScaleRaeTars:
         named = parse_json(beside[extension]).get("image_filename") if pictures else None
         if named is not None:
             if not isinstance(named, str):
-                reason = "several_images" if isinstance(named, list) else "missing_image"
-                raise Refused(reason, f"image_filename: {type(named).__name__} where one name is expected")
+                detail = f"image_filename: {type(named).__name__} where one name is expected"
+                raise Refused("several_images" if isinstance(named, list) else "missing_image", detail)
             key, kind = split_name(inside(named)) or ("", "")
             found = beside if keys.get(key) == place else {}
             if kind not in found and key in keys:

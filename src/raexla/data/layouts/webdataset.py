@@ -1,6 +1,6 @@
 """Tars by webdataset's conventions: members with one key make a sample."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from raexla.data.sample import Refused
 from raexla.data.shards.reader import ShardSet
@@ -14,7 +14,7 @@ class WebdatasetTars:
         self.shards = shards
 
     @property
-    def shard_samples(self) -> Sequence[int]:
+    def shard_samples(self) -> list[int]:
         """Samples of each shard, in the order of the index."""
         return [shard.samples for shard in self.shards.index.shards]
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raexla import cli
 from raexla.data import Refused
 from raexla.data.layouts import index_lines
 from raexla.data.layouts.jsonl import JsonLines
@@ -52,14 +53,14 @@ def test_lines_are_found_whatever_the_chunks(lines: list[bytes], ending: bytes, 
             return super().read(7)
 
     found = scan_lines(Dribble(data))
-    assert (found.rows, found.bytes) == (len(wanted), len(data))
+    assert (found.rows, found.file_bytes) == (len(wanted), len(data))
     assert found.starts.tolist() == scan_lines(io.BytesIO(data)).starts.tolist()
     for block in range(-(-found.rows // STRIDE)):
         text = data[found.starts[block] : found.starts[block + 1]]
         assert [line for line in text.split(b"\n") if line.strip(b"\r")] == wanted[block * STRIDE :][:STRIDE]
     again = LineIndex.unpack(found.pack())
-    assert (again.rows, again.bytes, again.sha256, again.starts.tolist()) == (
-        found.rows, found.bytes, found.sha256, found.starts.tolist()
+    assert (again.rows, again.file_bytes, again.sha256, again.starts.tolist()) == (
+        found.rows, found.file_bytes, found.sha256, found.starts.tolist()
     )  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def test_a_row_of_text_needs_no_picture(tmp_path: Path, open_source: Open) -> No
     assert [source.load(0, row, seed=0, epoch=0).caption for row in range(source.samples)] == ["first", "second"]
 
 
-def test_the_index_of_lines(tmp_path: Path, open_source: Open) -> None:
+def test_the_index_of_lines(tmp_path: Path, open_source: Open, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.dumps({"text": str(number)}) for number in range(100)]
     write_files(tmp_path, {"a.jsonl": "\n".join(lines), "b.jsonl": lines[0]})
     said: list[str] = []
@@ -168,7 +169,8 @@ def test_the_index_of_lines(tmp_path: Path, open_source: Open) -> None:
         (tmp_path / "a.jsonl.lines").write_bytes(damaged)
         with pytest.raises(FileDamaged, match=r"a\.jsonl\.lines: .*raexla shards index"):
             open_source(path=f"{tmp_path}/a.jsonl")
-    index_lines(f"{tmp_path}/a.jsonl")
+    assert cli.main(["shards", "index", f"{tmp_path}/a.jsonl"]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/a.jsonl: 101 rows, ")
     assert open_source(path=f"{tmp_path}/a.jsonl").samples == 101
 
 
