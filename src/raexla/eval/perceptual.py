@@ -10,6 +10,7 @@ from torch import Tensor
 from raexla.checkpoint.files import sha256
 from raexla.eval.reconstruct import Measure
 from raexla.losses import load_lpips
+from raexla.nn.weights import weights_file
 from raexla.recipe import UserError
 from raexla.runtime import Runtime
 
@@ -20,7 +21,7 @@ def lpips_measure(backbone: str, size: int, runtime: Runtime, batch_images: int)
     """LPIPS on VGG16 with the lpips package's linear heads.
 
     Args:
-        backbone: torchvision's `vgg16-397923af.pth`, or the same keys in a .safetensors file.
+        backbone: where VGG16's weights are, as `load_lpips` takes it.
         size: side of the pictures.
         batch_images: pictures at a time; fewer are filled up, so that one shape is compiled.
 
@@ -29,6 +30,7 @@ def lpips_measure(backbone: str, size: int, runtime: Runtime, batch_images: int)
     """
     if size < SMALLEST:
         raise UserError(f"--lpips: VGG16 needs pictures of {SMALLEST} pixels, this codec draws {size}")
+    backbone = weights_file(backbone)
     network = load_lpips(backbone)
     runtime.place(network)
     whole = -(-batch_images // runtime.batch_shards) * runtime.batch_shards

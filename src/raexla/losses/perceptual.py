@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raexla.nn.weights import read_tensors
+from raexla.nn.weights import read_tensors, weights_file
 from raexla.recipe import UserError
 
 VGG_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -119,17 +119,18 @@ class LPIPS(nn.Module):
 
 
 def load_lpips(backbone: str) -> LPIPS:
-    """LPIPS with the package's heads and a VGG16 backbone from a file.
+    """LPIPS with the package's heads and a VGG16 backbone from a file or the hub.
 
     Args:
-        backbone: torchvision's `vgg16-397923af.pth`, or the same keys (`features.0.weight`, ...) in a .safetensors.
+        backbone: torchvision's `vgg16-397923af.pth`, or the same keys (`features.0.weight`, ...) in a .safetensors, a
+            folder's `model.safetensors`, or a hub name: `timm/vgg16.tv_in1k` holds torchvision's weights.
 
     Raises:
-        UserError: the file isn't there, or isn't a VGG16.
+        UserError: nothing there, or no VGG16.
     """
     import lpips  # slow to import, and only this loss needs it
 
-    state = read_tensors(backbone, "VGG16's ImageNet weights (torchvision's vgg16-397923af.pth)")
+    state = read_tensors(weights_file(backbone), "VGG16's ImageNet weights (torchvision's vgg16-397923af.pth)")
     with torch.device("meta"):
         package: Any = lpips.LPIPS(pretrained=False, net="vgg", pnet_rand=True, verbose=False)
     wanted = {name: name.split(".", 1)[1] for name in package.net.state_dict()}  # slice1.0.weight -> 0.weight

@@ -1,4 +1,4 @@
-"""Reading a file of named tensors safely, whichever of the two usual formats it is in."""
+"""Finding and reading a file of named tensors, safely and whichever of the two usual formats it is in."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,29 @@ from torch import Tensor
 from raexla.recipe import UserError
 
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError)
+
+
+def weights_file(path: str) -> str:
+    """The local file that a user's path means: a file, a folder's `model.safetensors`, or that of a hub name such as
+    `timm/vit_small_patch16_224.dino`.
+
+    A path that ends as such files do stays as it is, there or not: `read_tensors` says so best.
+
+    Raises:
+        UserError: none of these.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return str(place / "model.safetensors")
+    if place.is_file() or place.suffix in {".pth", ".pt", ".bin", ".safetensors"}:
+        return path
+    from huggingface_hub import hf_hub_download  # only for hub names
+
+    try:
+        return hf_hub_download(path, "model.safetensors")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: neither a file, a folder nor a readable hub name ({reason})") from error
 
 
 def read_tensors(path: str, what: str) -> dict[str, Tensor]:

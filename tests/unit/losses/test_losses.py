@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import huggingface_hub
 import lpips
 import pytest
 import torch
@@ -153,9 +154,29 @@ def test_any_activation_of_vgg16_can_be_had_by_name(vgg_file):
         features.check(("relu1_1", "relu2_3"))
 
 
+def test_the_backbone_may_be_a_folder_or_on_the_hub(vgg_file, tmp_path, monkeypatch):
+    """timm's `vgg16.tv_in1k` has torchvision's keys, and the classifier's under other names."""
+    state = load_file(vgg_file) | {"head.fc.weight": torch.zeros(2, 2), "pre_logits.fc1.bias": torch.zeros(2)}
+    save_file(state, tmp_path / "model.safetensors")
+    asked = []
+
+    def download(repository, name):
+        asked.append((repository, name))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
+    expected = load_lpips(vgg_file)(image[:1], image[1:])
+    assert load_lpips(str(tmp_path))(image[:1], image[1:]) == expected
+    assert load_lpips("timm/vgg16.tv_in1k")(image[:1], image[1:]) == expected
+    assert asked == [("timm/vgg16.tv_in1k", "model.safetensors")]
+
+
 def test_lpips_is_never_random(vgg_file, tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth: no such file; it should hold VGG16's"):
         load_lpips(str(tmp_path / "nowhere.pth"))
+    with pytest.raises(UserError, match=r"^not a name: neither a file, a folder nor a readable hub name"):
+        load_lpips("not a name")
     (tmp_path / "junk.pth").write_bytes(b"no weights here")
     with pytest.raises(UserError, match=r"junk\.pth: can't be read as VGG16's"):
         load_lpips(str(tmp_path / "junk.pth"))

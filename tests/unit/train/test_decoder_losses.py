@@ -66,6 +66,35 @@ def test_gram_on_the_encoders_own_blocks(made, tmp_path):
     torch.testing.assert_close(task.similarity(real, fake)["gram"], gram_losses(*blocks))
 
 
+def test_an_upsampling_decoder_learns_from_pictures_of_its_own_size(made, tmp_path):
+    """The encoder sees 32 px, the decoder draws 48: 4 x 4 tokens resized to 6 x 6; every loss is of 48 px."""
+    codec = stages.decoder(made, tmp_path)["codec"]
+    codec["decoder"] = {**codec["decoder"], "grid": [6, 6]}
+    changes = {"codec": codec, "transform": {"type": "squash", "size": 48}, "noise": {"tau": 0.0}}
+    task: Any
+    task, runtime = stages.open_stage(
+        stages.decoder(made, tmp_path, critic_from_step=0, adversarial_from_step=0, **changes)
+    )
+    assert (task.codec.image_size, task.codec.encoder.input_size, task.codec.output_size) == (48, 32, 48)
+    with task.open_loader(None) as loader:
+        image = torch.from_numpy(next(loader).arrays["pixels"]).permute(0, 3, 1, 2).float() / 255
+    assert image.shape == (16, 3, 48, 48)
+    with torch.no_grad():
+        expected = (task.codec.decode(task.codec.encode(image)) - image).abs().mean()
+    first, *_, last = stages.run_steps(task, runtime, 4).scalars
+    assert first["loss/l1"] == pytest.approx(float(expected), rel=1e-5)
+    assert last["loss/l1"] < first["loss/l1"]
+    assert np.isfinite(list(last.values())).all()
+    with pytest.raises(UserError, match=r"transform\.size is 32, the codec draws 48 pixels"):
+        stages.open_stage(stages.decoder(made, tmp_path, codec=codec))
+
+
+def test_only_the_decoder_has_an_average(made, tmp_path):
+    optim = {"decoder": {"lr": 0.001, "ema": 0.9}, "critic": {"lr": 0.001, "ema": 0.9}}
+    with pytest.raises(UserError, match=r"critic\.ema is 0\.9, but only the decoder's average is ever used"):
+        stages.resolve(stages.decoder(made, tmp_path, optim=optim))
+
+
 def test_more_critic_updates_train_the_critic_further(made, tmp_path):
     norms = []
     for updates in (1, 3):

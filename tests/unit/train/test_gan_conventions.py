@@ -13,6 +13,8 @@ from tests.unit.train import gan_reference
 from tests.unit.train.gan_reference import BREAKS, Reference
 
 TOLERANCE = 1e-4
+NOISE = 1e-5
+"""What rounding leaves between the Task and the whole reference here."""
 CLAMP = "lambda is not clamped"
 
 
@@ -57,7 +59,7 @@ def test_the_gan_is_the_plain_reference(made, found, tmp_path):
     assert len(found.scalars) == gan_reference.STEPS
     differences = _differences(found, gan_reference.train(made, gan_reference.recipe(made, tmp_path)))
     assert {"loss/gram", "adversarial_weight", "critic/loss", "average", "critic"} <= differences.keys()
-    assert max(differences.values()) < TOLERANCE, differences
+    assert max(differences.values()) < NOISE, differences
     last = found.scalars[-1]
     gram, whole = gan_reference.WEIGHTS["gram"] * last["loss/gram"], last["loss/l1"] + last["loss/perceptual"]
     assert gram > 0.05 * whole, "the Gram loss hardly counts: the test shows nothing of it"
@@ -66,7 +68,7 @@ def test_the_gan_is_the_plain_reference(made, found, tmp_path):
 @pytest.mark.parametrize("name", sorted(BREAKS.keys() - {CLAMP}))
 def test_a_broken_convention_is_seen(name, made, found, tmp_path):
     differences = _differences(found, gan_reference.train(made, gan_reference.recipe(made, tmp_path), {name}))
-    assert max(differences.values()) > 5 * TOLERANCE, f"{name} ({BREAKS[name]}): {differences}"
+    assert max(differences.values()) > TOLERANCE + 5 * NOISE, f"{name} ({BREAKS[name]}): {differences}"
 
 
 def test_lambda_is_clamped(made, tmp_path):
@@ -83,7 +85,9 @@ def test_lambda_is_clamped(made, tmp_path):
     found = _run(values, vanishing)
     expected = gan_reference.train(made, values, prepare=vanishing)
     assert found.scalars[0]["adversarial_weight"] == 1e4 * gan_reference.WEIGHTS["adversarial"]
-    assert found.scalars[0] == pytest.approx(expected.scalars[0], rel=1e-5, abs=TOLERANCE)
+    for name, value in expected.scalars[0].items():
+        if not name.startswith(("critic/", "gradient_norm/critic")):  # 1e-9 has no digits left in the critic's norms
+            assert found.scalars[0][name] == pytest.approx(value, rel=1e-5, abs=TOLERANCE), name
     unclamped = gan_reference.train(made, values, {CLAMP}, vanishing)
     assert unclamped.scalars[0]["adversarial_weight"] > 2 * found.scalars[0]["adversarial_weight"]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from raexla.models.critic.recipe import DinoFeaturesRecipe
 from raexla.models.encoders import Encoder
 from raexla.nn.resize import Resize
-from raexla.nn.weights import read_tensors
+from raexla.nn.weights import read_tensors, weights_file
 from raexla.recipe import UserError
 
 DINO_SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -124,7 +123,7 @@ def load_dino(recipe: DinoFeaturesRecipe, image_size: int) -> DinoFeatures:
         UserError: no such file, or it isn't this ViT; missing, unexpected and mis-shaped keys are named.
     """
     features = build_dino(recipe, image_size)
-    state = read_tensors(_weights_file(recipe.path), f"the weights of DINO ViT-{recipe.size}")
+    state = read_tensors(weights_file(recipe.path), f"the weights of DINO ViT-{recipe.size}")
     load_dino_state(features, state, recipe.path)
     return features
 
@@ -148,18 +147,3 @@ def load_dino_state(features: DinoFeatures, state: dict[str, Tensor], name: str)
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
         raise UserError(f"{name}: not the weights of this DINO ViT: {shown}")
     features.vit.load_state_dict(state)
-
-
-def _weights_file(path: str) -> str:
-    place = Path(path)
-    if place.is_dir():
-        return str(place / "model.safetensors")
-    if place.is_file() or place.suffix in {".pth", ".pt", ".bin", ".safetensors"}:
-        return path
-    from huggingface_hub import hf_hub_download  # only for hub names
-
-    try:
-        return hf_hub_download(path, "model.safetensors")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: neither a file, a folder nor a readable hub name ({reason})") from error

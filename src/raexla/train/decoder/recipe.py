@@ -24,7 +24,8 @@ class LpipsRecipe(Recipe):
 
     type: Literal["lpips"]
     backbone: str
-    """torchvision's VGG16 weights (`vgg16-397923af.pth`); a missing file is an error."""
+    """VGG16's ImageNet weights: torchvision's file (`vgg16-397923af.pth`), the same keys in a .safetensors file or in a
+    folder's `model.safetensors`, or a hub name (`timm/vgg16.tv_in1k`). If they can't be had, that is an error."""
 
 
 class EncoderDistanceRecipe(Recipe):
@@ -82,6 +83,14 @@ class DecoderOptimRecipe(Recipe):
     decoder: OptimizerRecipe
     critic: OptimizerRecipe | None = None
     """None trains without a critic. Its schedule runs from the critic's first step to the last one."""
+
+    @model_validator(mode="after")
+    def _average_of_the_decoder_only(self) -> "DecoderOptimRecipe":
+        if self.critic is not None and self.critic.ema is not None:
+            raise ValueError(
+                f"critic.ema is {self.critic.ema:g}, but only the decoder's average is ever used: leave it out"
+            )
+        return self
 
 
 class DecoderTrainingRecipe(StageRecipe):
