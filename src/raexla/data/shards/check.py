@@ -10,7 +10,7 @@ from raexla.data.sample import Refused
 from raexla.data.shards.index import Progress, digest_of, shard_names, whole
 from raexla.data.shards.journal import Journal
 from raexla.data.shards.listing import Listed, listing
-from raexla.data.shards.manifest import INDEX, ShardEntry, read_index
+from raexla.data.shards.manifest import INDEX, Index, ShardEntry, read_index
 from raexla.data.shards.measure import MAX_MEMBER
 from raexla.data.shards.parallel import ordered, workers
 from raexla.data.shards.store import ShardDamaged, Store
@@ -67,7 +67,8 @@ def verify(
     tick(len(index.shards) - len(todo))
     with workers(processes, sum(entry.bytes for _, entry in todo), _FEW_BYTES) as pool:
         jobs = (
-            partial(_verify_shard, folder, entry, _table_of(index, store, number), decode) for number, entry in todo
+            partial(_verify_shard, folder, entry, _table_problem(index, store, number), decode)
+            for number, entry in todo
         )
         try:
             for (_, entry), problems in zip(todo, ordered(pool, jobs), strict=True):
@@ -113,17 +114,18 @@ class _Notes:
             self._report.warnings.append(f"no notes can be kept there, so a stop would start over: {error}")
 
 
-def _table_of(index: Any, store: Store, number: int) -> bytes | str:
-    """A shard's packed table, or what is wrong with it."""
+def _table_problem(index: Index, store: Store, number: int) -> str:
+    """What is wrong with a shard's table in the index; "" if nothing is."""
     try:
-        return index.packed_table(store, number)
+        index.table(store, number)
     except ShardDamaged as error:
         return str(error)
+    return ""
 
 
-def _verify_shard(folder: str, entry: ShardEntry, packed: bytes | str, decode: bool) -> list[str]:
-    if isinstance(packed, str):
-        return [packed]
+def _verify_shard(folder: str, entry: ShardEntry, problem: str, decode: bool) -> list[str]:
+    if problem:
+        return [problem]
     store, name = Store(folder), entry.name
     try:
         size = store.size(name)

@@ -169,10 +169,9 @@ class _Headers:
 def _checked_size(block: bytes) -> int:
     """The size that a header declares. Raises `_Bad` where its checksum doesn't hold."""
     said = _number(block[148:156], "a checksum")
-    # numbers of signed bytes were summed by some old programs
     total = sum(block[:148]) + 256 + sum(block[156:])
-    signed = total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
-    if said not in (total, signed):
+    # some old programs summed signed bytes
+    if said != total and said != total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
         magic = {b"\x1f\x8b": "; it is compressed (gzip)", b"PK": "; it is a zip"}.get(block[:2], "")
         raise _Bad(f"no header of a tar (its checksum doesn't hold){magic}")
     return _number(block[124:136], "a size")

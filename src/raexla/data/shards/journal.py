@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from raexla.data.shards.store import Store
+from raexla.recipe import UserError
 
 SUFFIX = ".progress"
 Note = dict[str, Any]
@@ -44,10 +45,13 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write what waits. Raises `UserError` where nothing can be written."""
         if self._waiting:
             plain = "".join(json.dumps(note, ensure_ascii=True) + "\n" for note in self._waiting)
-            self._store.write_bytes(f"{self._name}-{self._next:05d}{SUFFIX}", plain.encode())
+            try:
+                self._store.write_bytes(f"{self._name}-{self._next:05d}{SUFFIX}", plain.encode())
+            except OSError as error:
+                raise UserError(f"{self._store.url}: can't be written to: {error.strerror or error}") from None
             self._next += 1
             self._waiting = []
         self._written = time.monotonic()

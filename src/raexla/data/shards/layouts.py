@@ -12,15 +12,17 @@ A plan names the candidates without reading pictures; `load` reads one, in whate
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 from raexla.data.parse import decode_text
-from raexla.data.sample import Reason, Refused
+from raexla.data.sample import Refused
 from raexla.data.shards.index import build_index
 from raexla.data.shards.listing import Listed, listing
-from raexla.data.shards.manifest import INDEX, Index, read_index
+from raexla.data.shards.manifest import INDEX, Index, ShardEntry, read_index
 from raexla.data.shards.store import Store
 from raexla.data.shards.tar import IMAGE_EXTENSIONS, split_name
 from raexla.recipe import UserError
@@ -42,7 +44,7 @@ class Candidate:
     """Extension -> (file, first byte, end) of what is to be read."""
     members: Mapping[str, bytes] = field(default_factory=dict)
     """Extension -> bytes that are known already."""
-    refused: tuple[Reason, str] | None = None
+    refused: tuple[str, str] | None = None
 
 
 class Plan(Protocol):
@@ -77,9 +79,7 @@ def make_plan(store: Store) -> Plan:
 
 
 def load(store: Store, candidate: Candidate) -> dict[str, bytes]:
-    """A candidate's members. Raises `Refused` for one that was refused when it was planned."""
-    if candidate.refused is not None:
-        raise Refused(*candidate.refused)
+    """A candidate's members."""
     members = dict(candidate.members)
     inside = [(start, end) for _, start, end in candidate.places.values() if end is not None]
     if len(inside) == len(candidate.places) > 1:  # members of one tar: one read if they stand together
@@ -116,21 +116,19 @@ class _TarPlan:
         ]:
             index = build_index(store, checksums=False)
         self.index: Index = index
-        self.count = sum(shard.samples + shard.duplicates for shard in index.shards)
+        self._ends = list(accumulate(_size(shard) for shard in index.shards))
+        self.count = self._ends[-1] if self._ends else 0
         self.digest = _digest((shard.name, shard.bytes, shard.table_sha256) for shard in index.shards)
         self._held: tuple[int, list[Candidate]] = (-1, [])
 
     def part(self, start: int, count: int) -> list[Candidate]:
         found: list[Candidate] = []
-        first = 0
-        for number, shard in enumerate(self.index.shards):
-            size = shard.samples + shard.duplicates
-            low, high = max(start - first, 0), min(start + count - first, size)
-            if low < high:
-                found += self._shard(number)[low:high]
-            first += size
-            if first >= start + count:
-                break
+        number = bisect_right(self._ends, start)
+        while len(found) < count and number < len(self._ends):
+            begins = self._ends[number - 1] if number else 0
+            low = max(start - begins, 0)
+            found += self._shard(number)[low : low + count - len(found)]
+            number += 1
         return found
 
     def _shard(self, number: int) -> list[Candidate]:
@@ -148,9 +146,15 @@ class _TarPlan:
             found.append(Candidate(f"{name}/{key}", key, places))
         for again in table.duplicates:
             key, extension = split_name(again) or (again, "")
-            why: tuple[Reason, str] = ("duplicate_key", "an earlier member has this name")
+            why = ("duplicate_key", "an earlier member has this name")
             found.append(Candidate(f"{name}/{key}.{extension}", key, refused=why))
+        for kind, times in table.left_aside.items():
+            found += [Candidate(name, name, refused=("not_a_sample", f"a member of the tar: {kind}"))] * times
         return found
+
+
+def _size(shard: ShardEntry) -> int:
+    return shard.samples + shard.duplicates + sum(shard.left_aside.values())
 
 
 def _from_files(names: Iterable[str]) -> Iterable[Candidate]:
@@ -166,10 +170,7 @@ def _from_files(names: Iterable[str]) -> Iterable[Candidate]:
             continue  # a JSON file that belongs to no picture: img2dataset's statistics
         name = pictures[0] if pictures else files["txt"]
         if len(pictures) > 1:
-            why: tuple[Reason, str] = (
-                "duplicate_key",
-                f"{len(pictures)} pictures of one name: {', '.join(pictures)}",
-            )
+            why = ("duplicate_key", f"{len(pictures)} pictures of one name: {', '.join(pictures)}")
             yield Candidate(name, stem, refused=why)
         else:
             yield Candidate(name, stem, {extension: (file, 0, None) for extension, file in files.items()})
@@ -187,7 +188,7 @@ def _from_tables(store: Store, tables: list[str], listed: Mapping[str, Listed]) 
             if line.strip():
                 found.append(_from_row(f"{table}:{number}", folder, line, pictures, used))
     for path in sorted(pictures - used):
-        why: tuple[Reason, str] = ("missing_caption", f"no row of {METADATA} names it")
+        why = ("missing_caption", f"no row of {METADATA} names it")
         found.append(Candidate(path, path.rpartition(".")[0], refused=why))
     return _ListPlan(found, _digest([*digests, *((name, listed[name].bytes) for name in sorted(pictures))]))
 

@@ -21,13 +21,7 @@ def listing(store: Store) -> dict[str, Listed]:
     """Every file below the root by its relative name, from one listing."""
     if store.local:
         return {name: _local(store, name) for name in store.names()}
-    found: dict[str, dict[str, Any]] = store.retry.call(
-        store.url, lambda: store.filesystem.find(store.root, detail=True)
-    )
-    return {
-        path[len(store.root) :].lstrip("/"): Listed(int(info.get("size") or 0), _stamp(info))
-        for path, info in sorted(found.items())
-    }
+    return {name: Listed(int(info.get("size") or 0), _stamp(info)) for name, info in store.details().items()}
 
 
 def _local(store: Store, name: str) -> Listed:

@@ -8,39 +8,25 @@ many candidates it took, so that a stop at any instant costs the shard that was 
 import base64
 import json
 import tempfile
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from raexla.data.shards.journal import Journal, Note
+from raexla.data.shards.journal import SUFFIX, Journal, Note
 from raexla.data.shards.listing import listing
-from raexla.data.shards.manifest import INDEX, Index, ShardEntry, as_row, of_row, read_index
+from raexla.data.shards.manifest import INDEX, ShardEntry, as_row, of_row, read_index
 from raexla.data.shards.parallel import Workers, ordered, workers
+from raexla.data.shards.report import LEFT_OUT, RENAMED, LeftOut, MadeReport
 from raexla.data.shards.store import ShardDamaged, Store
 from raexla.data.shards.writer import ShardWriter, reads_back
 from raexla.recipe import UserError
 
 __all__ = ["LEFT_OUT", "LeftOut", "Made", "MadeReport", "Making", "recorded", "state_of", "workers", "write_made"]
 
-LEFT_OUT = "left-out.jsonl"
-"""Beside the shards, where something was left out or got another key: a line for each, {name, reason, detail}."""
-RENAMED = "renamed"
-
 _HASH = "manifest_hash"
 _OUTCOME = "outcome"
 _JOURNAL = "making"
-_NAMED = 5  # of each reason, in reports
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A candidate that became no sample."""
-
-    name: str
-    """As its owner would call it."""
-    reason: str
-    detail: str = ""
 
 
 Made = list[tuple[str, dict[str, bytes]] | LeftOut]
@@ -77,61 +63,13 @@ class Making:
         return Store(self.folder)
 
 
-@dataclass
-class MadeReport:
-    """What a folder of made samples holds, and what was left out of it."""
-
-    index: Index = field(default_factory=lambda: Index([]))
-    seen: int = 0
-    """Candidates that were looked at."""
-    counts: Counter[str] = field(default_factory=Counter)
-    """Reason -> number, `renamed` among them."""
-    first: dict[str, list[str]] = field(default_factory=dict)
-    """Reason -> the first few names."""
-    complete_already: bool = False
-    details: list[str] = field(default_factory=list)
-    """The first few whole lines: name: reason: detail."""
-
-    @property
-    def samples(self) -> int:
-        """Samples of the folder."""
-        return self.index.samples
-
-    def note(self, row: LeftOut) -> None:
-        """Count one."""
-        self.counts[row.reason] += 1
-        names = self.first.setdefault(row.reason, [])
-        if len(names) < _NAMED:
-            names.append(row.name)
-            self.details = [*self.details, f"{row.name}: {row.reason}: {row.detail}"][:_NAMED]
-
-    def lines(self) -> list[str]:
-        """For the user: what was written, and each reason with its number and the first names."""
-        index = self.index
-        state = ", complete already" if self.complete_already else ""
-        lines = [
-            f"{index.samples} samples in {len(index.shards)} shards, {index.bytes} bytes, {index.manifest_hash}{state}"
-        ]
-        for reason, count in sorted(self.counts.items(), key=lambda item: (item[0] == RENAMED, item[0])):
-            more = f" and {count - len(self.first[reason])} more" if count > len(self.first[reason]) else ""
-            said = "another key" if reason == RENAMED else f"left out, {reason}"
-            lines.append(f"{said}: {count}: {', '.join(self.first[reason])}{more}")
-        if self.counts:
-            lines.append(f"{LEFT_OUT} beside the shards names all of them")
-        return lines
-
-    def outcome(self) -> dict[str, Any]:
-        """As plain JSON values, for the record."""
-        return {"seen": self.seen, "counts": dict(sorted(self.counts.items())), "first": self.first}
-
-
 def state_of(making: Making) -> State:
     """What is in the folder: nothing; just these shards; some of them; shards made from something else; other files.
 
     Complete by index and sizes: contents are not read.
     """
     store = making.store
-    names = set(store.names()) if store.exists() else set()
+    names = {name for name in store.names() if not _is_leftover(name)}
     if not names:
         return "empty"
     found = recorded(making) if making.record_name in names else None
@@ -148,6 +86,11 @@ def state_of(making: Making) -> State:
     listed = listing(store)
     whole = all(shard.name in listed and listed[shard.name].bytes == shard.bytes for shard in index.shards)
     return "complete" if whole and found[_HASH] == index.manifest_hash else "begun"
+
+
+def _is_leftover(name: str) -> bool:
+    """What a stop may leave: half a file, notes."""
+    return name.endswith(".partial") or (name.startswith(f"{_JOURNAL}-") and name.endswith(SUFFIX))
 
 
 def recorded(making: Making) -> dict[str, Any] | None:
@@ -332,19 +275,14 @@ class _Run:
         with tempfile.SpooledTemporaryFile(max_size=1 << 26) as file:
             for note in self.journal.read():
                 for row in _of_note(note)[3]:
-                    file.write(_line(row))
+                    file.write(row.line())
             for _, row in self.open_rows:
-                file.write(_line(row))
+                file.write(row.line())
             self.store.write(LEFT_OUT, file)  # type: ignore[arg-type]
 
 
 def _of_note(note: Note) -> tuple[ShardEntry, bytes, int, list[LeftOut]]:
     return of_row(note["entry"]), base64.b64decode(note["table"]), note["next"], [LeftOut(*row) for row in note["left"]]
-
-
-def _line(row: LeftOut) -> bytes:
-    plain = {"name": row.name, "reason": row.reason, "detail": row.detail}
-    return json.dumps(plain, ensure_ascii=True).encode() + b"\n"
 
 
 def _free(key: str, writer: ShardWriter) -> str:

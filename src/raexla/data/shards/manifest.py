@@ -25,6 +25,9 @@ MEMBERS = "index.members"
 FORMAT = "raexla-shards"
 VERSION = 1
 
+Packed = bytes
+"""A member table as `MemberTable.pack` makes it."""
+
 
 @dataclass(frozen=True)
 class ShardEntry:
@@ -49,7 +52,7 @@ class Index:
     """What is known about a set of shards. `tables` are the packed member tables where they are held in memory."""
 
     shards: list[ShardEntry]
-    tables: list[bytes] | None = None
+    tables: list[Packed] | None = None
     places: list[tuple[int, int]] = field(default_factory=list)
     """(offset, size) of each shard's table in `index.members`."""
     warnings: list[str] = field(default_factory=list)
@@ -97,11 +100,19 @@ class Index:
 
     def table(self, store: Store, number: int) -> MemberTable:
         """The member table of one shard, read from `index.members` if it isn't in memory."""
+        return self._checked_table(store, number)[1]
+
+    def packed_table(self, store: Store, number: int) -> Packed:
+        """The member table of one shard as `index.members` holds it, checked."""
+        return self._checked_table(store, number)[0]
+
+    def _checked_table(self, store: Store, number: int) -> tuple[Packed, MemberTable]:
         if self.tables is not None:
-            return MemberTable.unpack(self.tables[number])
+            return self.tables[number], MemberTable.unpack(self.tables[number])
         offset, size = self.places[number]
         try:
-            table = MemberTable.unpack(store.read(MEMBERS, offset, offset + size))
+            packed = store.read(MEMBERS, offset, offset + size)
+            table = MemberTable.unpack(packed)
         except (ValueError, OSError, EOFError) as error:
             raise ShardDamaged(f"{store.url}/{MEMBERS}: {error}; run `raexla shards index {store.url}`") from None
         if table.digest() != self.shards[number].table_sha256:
@@ -109,11 +120,7 @@ class Index:
                 f"{store.url}/{MEMBERS}: the table of {self.shards[number].name} isn't the one that {INDEX} names; "
                 f"run `raexla shards index {store.url}`"
             )
-        return table
-
-    def packed_table(self, store: Store, number: int) -> bytes:
-        """The member table of one shard as `index.members` holds it, checked."""
-        return self.tables[number] if self.tables is not None else self.table(store, number).pack()
+        return packed, table
 
 
 def entry_of(

@@ -71,6 +71,9 @@ def pack(
 def _pack(folder: str, kind: str, candidates: list[Candidate]) -> Made:
     store, made = Store(folder), Made()
     for candidate in candidates:
+        if candidate.refused is not None:
+            made.append(LeftOut(candidate.name, *candidate.refused))
+            continue
         try:
             made.append((plain_key(candidate.key), _checked(load(store, candidate), kind)))
         except Refused as refusal:

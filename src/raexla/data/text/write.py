@@ -156,7 +156,7 @@ def _lines(path: str, fonts: tuple[FontFile, ...], size: int) -> tuple[str, ...]
 def _make(recipe: TextRecipe, fonts: tuple[FontFile, ...], start: int, count: int) -> Made:
     opened = _opened(fonts)
     lines = None if recipe.texts is None else _lines(recipe.texts, fonts, recipe.size)
-    made = []
+    made: Made = []
     for index in range(start, start + count):
         line = None if lines is None else line_of(lines, recipe.seed, index)
         sample = render_text(opened, recipe.size, recipe.seed, index, line)

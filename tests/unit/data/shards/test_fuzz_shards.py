@@ -1,0 +1,65 @@
+"""`tools/fuzz_shards.py`: damaged and hostile shards do no harm; and the tool sees it when one does."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raexla.data.shards import headers
+
+TOOLS = Path(__file__).parents[4] / "tools"
+
+
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    """The module `tools/fuzz_shards.py`."""
+    if str(TOOLS) not in sys.path:
+        sys.path.insert(0, str(TOOLS))
+    return importlib.import_module("fuzz_shards")
+
+
+def test_a_hundred_shards(tool: Any) -> None:
+    found = tool.fuzz(1, range(100))
+    assert found.violations == []
+    assert found.outcomes["verify: told apart"] > 30
+    assert found.outcomes["read: reads"] > 20
+    assert found.outcomes["read: refused (FileDamaged)"] > 20
+
+
+def test_the_tool_sees_what_it_looks_for(tool: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def spoilt(where: str, what: Any) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(where, what)
+            return "\n".join(tool.fuzz(0, [0], only="texts", seconds=1.0).violations)
+
+    def crash(*arguments: Any, **options: Any) -> None:
+        raise KeyError("x")
+
+    def hang(*arguments: Any, **options: Any) -> None:
+        while True:
+            pass
+
+    def stray(*arguments: Any, **options: Any) -> Any:
+        (tmp_path / "outside").write_text("x")
+        raise tool.UserError("x")
+
+    assert "stats" not in spoilt("fuzz_shards.peek", crash)  # case 0 peeks
+    assert "look: KeyError: 'x'" in spoilt("fuzz_shards.peek", crash)
+    assert "look: more than 1.0 s of processor time" in spoilt("fuzz_shards.peek", hang)
+    assert f"look: open {tmp_path / 'outside'}" in spoilt("fuzz_shards.peek", stray)
+    assert "are taken or counted as left out" in spoilt("raexla.data.shards.made.MadeReport.counts", {})
+    assert "verify says []" in "\n".join(_damaged(tool, monkeypatch))
+    assert headers.BLOCK == 512
+
+
+def _damaged(tool: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    with monkeypatch.context() as patch:
+        patch.setattr("raexla.data.shards.check._verify_shard", lambda *arguments: [])
+        return tool.fuzz(0, [0], only="bits").violations
+
+
+@pytest.mark.slow
+def test_two_thousand_shards(tool: Any) -> None:
+    assert tool.fuzz(0, range(2000)).violations == []
