@@ -3,8 +3,8 @@
 To add a verb: a function with `@app.command()`, its work imported *inside* it (so that `raexla --help` stays quick and
 opens no device), its recipe loaded by `load_recipe`. Errors are not handled in verbs: `main` is the one boundary that
 turns exceptions into a line on stderr and an exit code (0 done, 1 a bug, 2 the user's error, 3 bad data,
-75 saved after a stop request, 130 interrupted). Verbs on trained models are in `cli_model.py`, those on shards in
-`cli_shards.py`, those on checkpoints in `cli_ckpt.py`.
+75 saved after a stop request, 76 another process is gone, 77 ended by the watchdog, 130 interrupted). Verbs on trained
+models are in `cli_model.py`, those on shards in `cli_shards.py`, those on checkpoints in `cli_ckpt.py`.
 """
 
 from __future__ import annotations
@@ -79,16 +79,21 @@ def options(
 def train(
     recipe: RecipeFile,
     overrides: SetOption = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; the recipe's run.dir if not given.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Run directory or URL; the recipe's run.dir if not given.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, removing the run that is there.")] = False,
 ) -> None:
     """Train what a recipe describes; a run directory with a checkpoint is gone on with."""
     import json
 
-    from raexla.train.stages import train_recipe
+    from raexla.train.stop import StopRequest
 
-    extra = [f"run.dir={json.dumps(str(out))}"] if out is not None else []  # text, whatever YAML would make of it
-    train_recipe(load_recipe(recipe, [*(overrides or ()), *extra]), fresh)
+    with StopRequest() as stop:  # listens before the seconds that the imports below take
+        from raexla.train.stages import train_recipe
+
+        extra = [f"run.dir={json.dumps(out)}"] if out is not None else []  # text, whatever YAML would make of it
+        train_recipe(load_recipe(recipe, [*(overrides or ()), *extra]), fresh, stop)
 
 
 @recipe_app.command("show")

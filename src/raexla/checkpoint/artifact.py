@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from raexla.checkpoint.files import directory_when_complete, read_json, sha256, write_json
+from raexla.files import local_only
 from raexla.recipe import ArtifactReference, UserError
 
 FORMAT = 1
@@ -97,6 +98,7 @@ def artifact_kind(path: Path, where: str) -> str:
     Raises:
         UserError: there is no artifact.
     """
+    local_only(path, where)
     if not (path / MANIFEST).is_file():
         state = "is not an artifact: it has no artifact.json" if path.exists() else "does not exist"
         raise UserError(f"{where}: {path} {state}")

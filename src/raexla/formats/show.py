@@ -28,7 +28,7 @@ def show_artifact(path: Path) -> list[str]:
             raise UserError(f"{path} is no artifact, no checkpoint and no run with one")
         tensors = {name: entry["shape"] for name, entry in found.manifest["tensors"].items()}
         found.verify()
-        return [f"{found.path}: checkpoint of step {found.step}", _counts(tensors), *_values(found.meta)]
+        return [f"{found.url}: checkpoint of step {found.step}", _counts(tensors), *_values(found.meta)]
     artifact = read_artifact(ArtifactReference(path=str(path)), artifact_kind(path, "ckpt show"), "ckpt show")
     lines = [f"{path}: artifact of kind {artifact.kind}, digest {artifact.digest}; every file is as it was written"]
     if (path / WEIGHTS).is_file():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raexla.recipe import Recipe, UserError
+from raexla.runtime.processes import Processes
 from raexla.runtime.sharding import Table
 
 StepFunction = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
@@ -27,6 +28,10 @@ class XlaRecipe(Recipe):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
 
+    peer_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Several processes: how long one waits for the others before it gives up. A process that dies is noticed at once;
+    this is for machines that vanish."""
+
     replay: bool = True
     """Trace a training step once and run its program from then on; false traces it again at every step."""
 
@@ -41,6 +46,9 @@ class EagerRecipe(Recipe):
     """One device a process."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
+    peer_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Several processes: how long one waits for the others before it gives up. A process that dies is noticed at once;
+    this is for machines that vanish."""
 
 
 RuntimeRecipe = Annotated[XlaRecipe | EagerRecipe, Field(discriminator="type")]
@@ -57,10 +65,23 @@ class Counters:
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangular part of a global tensor: where it starts and its values."""
+    """A rectangular part of a global tensor: where it starts and its values.
+
+    live: the values are the tensor's own memory, on whatever device, and the next step overwrites them; else they are a
+    copy on the host.
+    """
 
     offset: tuple[int, ...]
-    values: np.ndarray
+    values: Tensor
+    live: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rectangular part of a global tensor that this process's devices hold, and host memory to put its values in."""
+
+    region: tuple[slice, ...]
+    into: Tensor
 
 
 def check_rows(name: str, rows: int, accumulate: int, shards: int) -> None:
@@ -150,8 +171,22 @@ class Runtime(Protocol):
         """Sum a scalar over the processes, where the tensor is not already global."""
         ...
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether every process holds the whole state, so that its pieces have to be dealt over them."""
+        ...
+
     def local_pieces(self, tensor: Tensor) -> Iterator[Piece]:
-        """The pieces of a tensor that this process has to write to a checkpoint: together, each element once."""
+        """The pieces of a tensor that this process has for a checkpoint: those of all processes together are each
+        element once, or, where `holds_all`, those of each process alone."""
+        ...
+
+    def parts(self, tensor: Tensor) -> list[Part]:
+        """The parts of a placed tensor that this process's devices hold, to be filled and handed to `take`."""
+        ...
+
+    def take(self, tensor: Tensor, parts: Sequence[Part]) -> None:
+        """Overwrite a placed tensor with its filled `parts`, keeping its placement."""
         ...
 
     def assign(self, tensor: Tensor, values: np.ndarray) -> None:
@@ -166,8 +201,16 @@ class Runtime(Protocol):
         """True on every process if it is true on any."""
         ...
 
+    def exchange(self, value: Any) -> list[Any]:
+        """The JSON value that each process gave, in the order of the processes."""
+        ...
+
     def barrier(self) -> None:
         """Wait for all processes."""
+        ...
+
+    def another_group(self) -> Processes:
+        """The processes on connections of their own, for another thread; all call this, from the main thread."""
         ...
 
     def finish(self) -> None:

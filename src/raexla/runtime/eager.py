@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raexla.recipe import UserError
-from raexla.runtime.base import Counters, EagerRecipe, Piece, Scalars, StepFunction, check_rows
+from raexla.runtime.base import Counters, EagerRecipe, Part, Piece, Scalars, StepFunction, check_rows
 from raexla.runtime.mesh import MeshRecipe
 from raexla.runtime.peak import measured_peak
 from raexla.runtime.processes import Processes
@@ -26,7 +26,7 @@ class EagerRuntime:
         if recipe.device == "cuda" and not torch.cuda.is_available():
             raise UserError("runtime.device: cuda is asked for, but PyTorch sees no CUDA device; use cpu or auto")
         cuda = recipe.device != "cpu" and torch.cuda.is_available()
-        self._processes = Processes()
+        self._processes = Processes(timeout_seconds=recipe.peer_timeout_seconds)
         self.process_index, self.process_count = self._processes.index, self._processes.count
         self.device = torch.device(f"cuda:{self.process_index % torch.cuda.device_count()}" if cuda else "cpu")
         self.device_count = self.process_count
@@ -91,9 +91,21 @@ class EagerRuntime:
     def sum_over_processes(self, value: Tensor) -> Tensor:
         return self._processes.sum(value)
 
+    @property
+    def holds_all(self) -> bool:
+        return True
+
     def local_pieces(self, tensor: Tensor) -> Iterator[Piece]:
-        if self.process_index == 0:
-            yield Piece((0,) * tensor.ndim, tensor.detach().cpu().numpy())
+        yield Piece((0,) * tensor.ndim, tensor.detach(), live=True)
+
+    def parts(self, tensor: Tensor) -> list[Part]:
+        into = tensor.detach() if tensor.device.type == "cpu" else torch.empty_like(tensor, device="cpu")
+        return [Part(tuple(slice(0, size) for size in tensor.shape), into)]
+
+    @torch.no_grad()
+    def take(self, tensor: Tensor, parts: Sequence[Part]) -> None:
+        if tensor.device.type != "cpu":
+            tensor.copy_(parts[0].into)
 
     @torch.no_grad()
     def assign(self, tensor: Tensor, values: np.ndarray) -> None:
@@ -105,8 +117,14 @@ class EagerRuntime:
     def agree(self, flag: bool) -> bool:
         return self._processes.any(flag)
 
+    def exchange(self, value: Any) -> list[Any]:
+        return self._processes.exchange(value)
+
     def barrier(self) -> None:
         self._processes.barrier()
+
+    def another_group(self) -> Processes:
+        return self._processes.another()
 
     def finish(self) -> None:
         if self.device.type == "cuda":

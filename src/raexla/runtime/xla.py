@@ -1,6 +1,7 @@
 """PyTorch/XLA with SPMD: a TPU slice, or several virtual devices on one CPU, behind the runtime protocol."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raexla.recipe import UserError
-from raexla.runtime.base import Counters, Piece, Scalars, StepFunction, XlaRecipe, check_rows
+from raexla.runtime.base import Counters, Part, Piece, Scalars, StepFunction, XlaRecipe, check_rows
 from raexla.runtime.mesh import AXES, BATCH_AXES, MeshRecipe
 from raexla.runtime.peak import measured_peak, tpu_peak
 from raexla.runtime.processes import Processes
 from raexla.runtime.sharding import Axes, Table, resolve
+
+#: How many parts each dim of a tensor is split into, in XLA's notation `{devices=[4,1]0,1,2,3}`.
+_TILES = re.compile(r"devices=\[([\d,]+)\]")
 
 
 def has_tpu() -> bool:
@@ -74,9 +78,10 @@ class XlaRuntime:
         self._xla, self._xs = torch_xla, xs
         self.mesh = mesh.resolve(self.device_count)
         self._mesh = xs.Mesh(np.arange(self.device_count), tuple(self.mesh[axis] for axis in AXES), AXES)
-        self._processes = Processes(xr.process_index(), xr.process_count())
+        self._processes = Processes(xr.process_index(), xr.process_count(), recipe.peer_timeout_seconds)
         self.process_index, self.process_count = self._processes.index, self._processes.count
         self.device = torch_xla.device()
+        self._local_devices: list[str] = torch_xla._XLAC._xla_get_runtime_devices()
         self._replay = recipe.replay
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
 
@@ -185,28 +190,75 @@ class XlaRuntime:
     def sum_over_processes(self, value: Tensor) -> Tensor:
         return value
 
+    @property
+    def holds_all(self) -> bool:
+        return False
+
     def local_pieces(self, tensor: Tensor) -> Iterator[Piece]:
         sharded = self._xs.wrap_if_sharded(tensor.detach())
         if not isinstance(sharded, self._xs.XLAShardedTensor):
             if self.process_index == 0:
-                yield Piece((0,) * tensor.ndim, tensor.detach().cpu().numpy())
+                yield Piece((0,) * tensor.ndim, tensor.detach().cpu())
             return
         for shard in sharded.local_shards:
             if shard.replica_id != 0:
                 continue
             indices = shard.indices
-            if isinstance(indices, type(Ellipsis)):
-                yield Piece((0,) * tensor.ndim, shard.unpadded_data.cpu().numpy())
-            else:
-                yield Piece(tuple(int(s.start) for s in indices), shard.unpadded_data.cpu().numpy())
+            whole = isinstance(indices, type(Ellipsis))
+            yield Piece(
+                (0,) * tensor.ndim if whole else tuple(int(s.start) for s in indices), shard.unpadded_data.cpu()
+            )
+
+    def parts(self, tensor: Tensor) -> list[Part]:
+        regions = self._regions(tensor) or [tuple(slice(0, size) for size in tensor.shape)]
+        unique = {tuple((s.start, s.stop) for s in region): region for region in regions}
+        return [
+            Part(region, torch.empty([s.stop - s.start for s in region], dtype=tensor.dtype))
+            for region in unique.values()
+        ]
+
+    @torch.no_grad()
+    def take(self, tensor: Tensor, parts: Sequence[Part]) -> None:
+        regions = self._regions(tensor)
+        if regions is None:
+            self._assign_whole(tensor, parts[0].into)
+            return
+        filled = {tuple((s.start, s.stop) for s in part.region): part.into for part in parts}
+        shape = self._shard_shape(tensor)
+        shards = []
+        for region in regions:
+            values = filled[tuple((s.start, s.stop) for s in region)]
+            if tuple(values.shape) != shape:  # the end of an uneven split
+                padded = torch.zeros(shape, dtype=values.dtype)
+                padded[tuple(slice(0, size) for size in values.shape)] = values
+                values = padded
+            shards.append(values)
+        self._xla._XLAC._load_local_shards(tensor, shards, self._local_devices)
+
+    def _regions(self, tensor: Tensor) -> list[tuple[slice, ...]] | None:
+        """What each local device holds of a split tensor; None for one that stands whole on every device."""
+        if self._shard_shape(tensor) is None:
+            return None
+        held = self._xla._XLAC._get_local_shard_replica_and_indices([tensor.detach()])[0]
+        return [tuple(slice(int(s.start), int(s.stop)) for s in indices) for _, indices in held]
+
+    def _shard_shape(self, tensor: Tensor) -> tuple[int, ...] | None:
+        """Shape of a device's part of a split tensor, padding included; None for one that isn't split."""
+        tiles = _TILES.search(self._xla._XLAC._get_xla_sharding_spec(tensor.detach()))
+        if tiles is None:
+            return None
+        return tuple(-(-size // int(n)) for size, n in zip(tensor.shape, tiles[1].split(","), strict=False))
 
     @torch.no_grad()
     def assign(self, tensor: Tensor, values: np.ndarray) -> None:
+        self._assign_whole(tensor, torch.from_numpy(np.ascontiguousarray(values)).reshape(values.shape))
+
+    def _assign_whole(self, tensor: Tensor, values: Tensor) -> None:
         spec = self._xla._XLAC._get_xla_op_sharding(tensor)
         if spec is None:
-            tensor.copy_(self.replicate(values).to(tensor.dtype))
+            tensor.copy_(self._up(values.to(tensor.dtype), (None,) * values.ndim))
             return
-        fresh = torch.from_numpy(np.ascontiguousarray(values)).reshape(values.shape).to(tensor.dtype).to(self.device)
+        fresh = values.to(tensor.dtype).to(self.device)
         self._xla._XLAC._xla_mark_sharding(fresh, spec)  # a compiled step wants the pieces that it was made for
         tensor.copy_(fresh)
 
@@ -219,8 +271,14 @@ class XlaRuntime:
     def agree(self, flag: bool) -> bool:
         return self._processes.any(flag)
 
+    def exchange(self, value: Any) -> list[Any]:
+        return self._processes.exchange(value)
+
     def barrier(self) -> None:
         self._processes.barrier()
+
+    def another_group(self) -> Processes:
+        return self._processes.another()
 
     def finish(self) -> None:
         self._xla.sync()

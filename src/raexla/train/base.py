@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from raexla.checkpoint import CheckpointRecipe
 from raexla.data import DataRecipe
 from raexla.obs import ObsRecipe
 from raexla.recipe import Recipe
 from raexla.runtime import MeshRecipe, RuntimeRecipe, XlaRecipe
 from raexla.train.guards import GuardsRecipe
+from raexla.train.watch import WatchRecipe
 
 
 class RunRecipe(Recipe):
@@ -71,13 +73,6 @@ class TrainRecipe(Recipe):
         return f"{self.total_steps:,} steps x {self.global_batch_images:,} images"
 
 
-class CheckpointRecipe(Recipe):
-    """When to save, and what to keep."""
-
-    every_steps: Annotated[int, Field(ge=1)] = 1000
-    keep: Annotated[int, Field(ge=1)] = 2
-
-
 class StageRecipe(Recipe):
     """What all training recipes have in common."""
 
@@ -90,3 +85,4 @@ class StageRecipe(Recipe):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     guards: GuardsRecipe = GuardsRecipe()
     obs: ObsRecipe = ObsRecipe()
+    watch: WatchRecipe = WatchRecipe()

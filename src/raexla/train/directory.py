@@ -12,6 +12,7 @@ from raexla.checkpoint import Checkpoint, latest
 from raexla.checkpoint.files import read_json, write_json
 from raexla.recipe import Recipe, UserError, differences, load_text, show
 from raexla.train.base import StageRecipe
+from raexla.train.mirror import Mirror
 
 #: Keys in which a resumed run may differ from the one that began: they change no step that has been taken.
 MAY_CHANGE = (
@@ -25,6 +26,7 @@ MAY_CHANGE = (
     "obs",
     "checkpoint",
     "guards",
+    "watch",
     "data.loader",
 )
 
@@ -41,22 +43,35 @@ def versions() -> dict[str, str]:
 
 
 class RunDirectory:
-    """A run's directory on disk.
+    """A run's directory: on disk, or on an fsspec URL with a working copy on disk.
+
+    `path` is where the run's files are written, `checkpoints` where its checkpoints go (on the URL directly), `place`
+    what a person calls the directory.
 
     Args:
-        fresh: remove what a former run left there.
+        fresh: remove what a former run left there. first: whether this is process 0, which writes all but heartbeats.
 
     Raises:
         UserError: it holds a run of another recipe, or something that is not a run.
     """
 
     def __init__(self, recipe: StageRecipe, stages: Mapping[str, type[Recipe]], fresh: bool, first: bool) -> None:
-        if "://" in recipe.run.dir:
-            raise UserError(f"run.dir {recipe.run.dir}: runs are written locally only; copy them afterwards")
-        self.path = Path(recipe.run.dir)
+        self.place = recipe.run.dir.removeprefix("file://").rstrip("/") or "/"
+        self.mirror: Mirror | None = None
+        self.checkpoints: str | Path = f"{self.place}/checkpoints"
+        if "://" in self.place:
+            self.mirror = Mirror(self.place, first)
+            self.path = self.mirror.path
+            if not self.mirror.holds_run() and self.mirror.store.children():
+                raise UserError(f"run.dir {self.place} is not empty and holds no run: choose another directory")
+            if fresh and first:
+                self.mirror.clear()
+            self.mirror.pull()
+        else:
+            self.path = Path(self.place)
+            self.checkpoints = self.path / "checkpoints"
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run.dir {self.path} is a file: choose another directory")
-        self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
         self.artifact = self.path / "artifact"
         self._named: set[int] = set()
@@ -69,6 +84,7 @@ class RunDirectory:
         if first:
             self.samples.mkdir(parents=True, exist_ok=True)
             (self.path / "recipe.yaml").write_text(show(recipe), encoding="utf-8")
+        self.push()
 
     def _check(self, recipe: StageRecipe, stages: Mapping[str, type[Recipe]]) -> None:
         text = (self.path / "recipe.yaml").read_text(encoding="utf-8")
@@ -79,13 +95,22 @@ class RunDirectory:
         if changed:
             more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
             raise UserError(
-                f"{self.path} holds a run of another recipe (differs in {', '.join(changed[:6])}{more}): "
+                f"{self.place} holds a run of another recipe (differs in {', '.join(changed[:6])}{more}): "
                 "choose another --out, or --fresh to start over there"
             )
 
     def latest(self) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one."""
         return latest(self.checkpoints)
+
+    def push(self) -> None:
+        """Bring a directory on a URL up to date: before each checkpoint, after each evaluation, at the end."""
+        if self.mirror is not None:
+            self.mirror.push()
+
+    def close(self, failed: bool) -> str | None:
+        """`push` a last time and remove the working copy. A run that has `failed` is only told what went wrong."""
+        return self.mirror.close(failed) if self.mirror is not None else None
 
     def note(self, values: Mapping[str, Any]) -> None:
         """Merge values into `run.json`."""

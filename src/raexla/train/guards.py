@@ -40,8 +40,6 @@ class Taken:
     """Number of its batch."""
     uids: tuple[str, ...]
     """The batch's samples on this process."""
-    refused: int
-    """Samples that were refused for their content up to here."""
     scalars: Scalars
 
 

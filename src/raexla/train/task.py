@@ -149,6 +149,7 @@ class Task(ABC):
             process_count=self.runtime.process_count,
             cursor=cursor,
             groups=groups,
+            exchange=self.runtime.exchange,
         )
 
     def draws(self, controls: Mapping[str, Tensor], rows: Tensor) -> Draws:

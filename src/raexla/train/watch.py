@@ -41,7 +41,7 @@ class WatchRecipe(Recipe):
     """... and at least this long."""
     abort: bool = False
     """End such a program (exit code 77) instead of waiting for the step, so that a supervisor can start it again."""
-    maintenance_notice: Literal["auto", "on", "off"] = "auto"
+    maintenance_notice: Literal["auto", "always", "never"] = "auto"
     """Listen to the metadata server for maintenance and preemption, and stop when told; `auto` on Google's machines."""
 
 
@@ -192,7 +192,7 @@ class Watch:
 def listening(recipe: WatchRecipe, stop: StopRequest) -> Iterator[None]:
     """Inside, a maintenance notice asks the run to stop, where the recipe wants that."""
     wanted = recipe.maintenance_notice
-    if wanted == "off" or (wanted == "auto" and not on_google()):
+    if wanted == "never" or (wanted == "auto" and not on_google()):
         yield
         return
     notice = MaintenanceNotice(stop.ask)
