@@ -107,7 +107,7 @@ def recipe_of(made: dict[str, str], options: argparse.Namespace, steps: int, eve
     """The run: a model of a few thousand parameters, every step recorded, an evaluation now and then."""
     from tests import stages
 
-    runtime: dict[str, Any] = {"type": "eager", "device": "cpu", "peer_timeout_seconds": 30.0}
+    runtime: dict[str, Any] = {"type": "eager", "device": "cpu", "peer_timeout_seconds": 300.0}
     if options.runtime == "xla":
         runtime = {"type": "xla", "platform": "cpu", "devices": 1}
     held_out = [
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     options.start = options.start or ("exec" if options.runtime == "xla" else "fork")
     if options.start == "fork":
-        import raexla.train.stages  # noqa: F401  what every start then has already
+        _import_what_runs_need()
     if options.runtime == "xla":
         from tests.harness import QUICK
 
@@ -302,6 +302,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in wrong:
         print(f"FAIL: {line}")
     return FAILED if wrong else OK
+
+
+def _import_what_runs_need() -> None:
+    """Then no copy of this program has to; the larger part of a start of so small a run."""
+    import transformers.models.qwen2.modeling_qwen2
+    import transformers.models.siglip.modeling_siglip  # noqa: F401
+
+    import raexla.train.stages  # noqa: F401
+
+    threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").is_dir() else 1
+    if threads > 1:
+        raise RuntimeError(
+            f"{threads} threads run after the imports: a copy of this program would lack them; --start exec"
+        )
 
 
 def run_all(options: argparse.Namespace, folder: Path, began: float) -> list[str]:

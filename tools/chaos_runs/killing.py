@@ -11,8 +11,8 @@ from chaos_runs.start import Job
 
 STEP_LINE = re.compile(rb'\{"step": (\d+),')
 KINDS = {"start": "in the start", "step": "in the steps", "save": "in a save"}
-PATIENCE = 600.0
-"""Seconds in which a start of a run must have got somewhere."""
+PATIENCE = 1200.0
+"""Seconds in which a start of a run must have got somewhere; far more than it takes on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class Hunter:
 
     def _until(self, job: Job, aim: Aim, before: tuple[int, int] | None) -> bool:
         """Wait for the event; False if the run has ended."""
-        if aim.kind == "start" and self._signal == signal.SIGKILL:
+        if aim.kind == "start" and self._signal == signal.SIGKILL and len(job.processes) == 1:
             return True  # any time from the very beginning
         deadline, at_step = time.monotonic() + PATIENCE, False
         beat = self._run / "heartbeat" / f"process-{int(aim.victim * len(job.processes)):05d}.json"
         while not job.ended():
-            if aim.kind == "start":  # from when it listens
+            if aim.kind == "start":  # from when it listens, and has met the others
                 if f'"pid": {self._pid(job, aim)},' in _text(beat):
                     return True
             elif not at_step:
