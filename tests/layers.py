@@ -29,8 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": _PURE,
     "data": _PURE | {"files", "runtime"},
     "checkpoint": _PURE | {"files", "runtime"},
-    "sampling": _MODELS | {"runtime", "data", "checkpoint"},
-    "eval": _MODELS | {"runtime", "data", "checkpoint", "sampling"},  # scores what a model draws and says
+    "sampling": _MODELS | {"files", "runtime", "data", "checkpoint"},
+    "eval": _MODELS | {"files", "runtime", "data", "checkpoint", "sampling"},  # scores what a model draws and says
     "formats": _PURE | {"nn", "flow", "models", "runtime", "data", "checkpoint", "sampling"},
     "train": _BELOW_TRAIN,
     "synth": _BELOW_TRAIN | {"train"},

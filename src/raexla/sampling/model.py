@@ -15,6 +15,7 @@ from torch import Tensor
 from raexla.checkpoint import read_artifact
 from raexla.checkpoint.artifact import artifact_kind
 from raexla.data import Chat, ChatRecipe, ChatTokenizer, Refused, collate_chat
+from raexla.files import local_only
 from raexla.flow.time import TimeRecipe
 from raexla.models import dit as dit_package
 from raexla.models import mllm as mllm_package
@@ -167,6 +168,7 @@ def find_model(name: str, where: str = "--model") -> Path:
         if found is None:
             raise UserError(f"{where}: there is no {NANO_MODEL} here; `tools/demo.sh --long --keep` makes it")
         return found
+    local_only(name, where)
     if (path / "artifact").is_dir():
         return path / "artifact"
     if (path / "recipe.yaml").is_file():
