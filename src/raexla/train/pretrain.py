@@ -129,7 +129,7 @@ class UnifiedTask(Task):
             total = gradients(values["loss"], parameters, total)
             scalars.append(values)
         assert total is not None
-        out = summed(scalars)
+        out = self.over_processes(summed(scalars))
         start = 0
         for part in self.parts:
             count = len(part.parameters)

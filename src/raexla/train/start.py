@@ -55,6 +55,7 @@ def ridge_start(task: "DecoderTask", recipe: RidgeRecipe) -> None:
             more = compiled(placed["pixels"])
             gram += runtime.to_host(more[0]).astype(np.float64)
             cross += runtime.to_host(more[1]).astype(np.float64)
+    gram, cross = (runtime.sum_over_processes(torch.from_numpy(total)).numpy() for total in (gram, cross))
     penalty = recipe.strength * np.eye(size)
     penalty[-1, -1] = 0.0
     solved = np.linalg.solve(gram + penalty, cross)

@@ -85,7 +85,8 @@ class TextToImageValidation:
         for number, arrays in enumerate(self._batches()):
             task.tick()
             placed = runtime.put(arrays, task.accumulate)
-            found = runtime.to_host(self._losses(placed, runtime.replicate(np.array(number, dtype=np.int32))))
+            shares = self._losses(placed, runtime.replicate(np.array(number, dtype=np.int32)))
+            found = runtime.to_host(runtime.sum_over_processes(shares))
             for name, value in zip(names, found, strict=True):
                 key = f"validation/{name}"
                 totals[key] = totals.get(key, 0.0) + float(value) / self._recipe.batches
