@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def talk(me: Processes) -> None:
     thread.join()
     said["threads"] = heard == [[n, n] for n in range(20)] and rounds == [[-n, -n] for n in range(20)]
     me.barrier()
-    print(json.dumps(said), flush=True)
+    _say(said)
 
 
 def killed(me: Processes) -> None:
@@ -51,6 +52,10 @@ def killed(me: Processes) -> None:
 def stopped(me: Processes) -> None:
     """The second hangs."""
     _alone(me, signal.SIGSTOP)
+
+
+def _say(value: Any) -> None:
+    os.write(1, (json.dumps(value) + "\n").encode())  # at once: a line of one process is not cut by the other's
 
 
 def _alone(me: Processes, number: signal.Signals) -> None:
@@ -78,7 +83,7 @@ def main(name: str, timeout: float) -> None:
                 actions[name](Processes(timeout_seconds=timeout))
                 code = 0
             except ProcessLost as lost:
-                print(json.dumps(str(lost)), flush=True)
+                _say(str(lost))
                 code = lost.exit_code
             finally:
                 os._exit(code)
@@ -86,7 +91,7 @@ def main(name: str, timeout: float) -> None:
     if name != "talk":
         os.kill(pids[1], signal.SIGKILL)
     codes.append(os.waitstatus_to_exitcode(os.waitpid(pids[1], 0)[1]))
-    print(json.dumps({"codes": codes, "seconds": time.monotonic() - began}), flush=True)
+    _say({"codes": codes, "seconds": time.monotonic() - began})
 
 
 if __name__ == "__main__":
