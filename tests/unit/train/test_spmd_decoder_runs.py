@@ -1,6 +1,7 @@
-"""A decoder's whole run on two XLA devices: a rollback and two sources cost no compilation, and the outcome is eager's.
+"""A decoder's whole run on two XLA devices: a rollback and two sources cost no compilation, a phase that begins right
+after a save reads its own state, and the outcome is eager's.
 
-The plain loop that the run is held against never takes the batch that the run leaves out.
+The plain loop that the first run is held against never takes the batch that the run leaves out.
 """
 
 import json
@@ -89,3 +90,37 @@ def test_a_rollback_on_two_devices(made, tmp_path: Path, in_process: Callable[..
     split = [name for name, entry in pieces.items() if len(entry["pieces"]) == 2]
     assert any(name.startswith("model/decoder.blocks") for name in split), "a restored tensor is whole on every device"
     assert any(name.endswith("exp_avg") for name in split)
+
+
+def three_phases(made: dict[str, str], run: str, devices: int) -> None:
+    """Saved after steps 3 and 6, where `critic` and `adversarial` begin; nothing is restored before."""
+    runtime = {"type": "xla", "platform": "cpu", "devices": devices} if devices else stages.EAGER
+    values = stages.decoder(made, run, runtime=runtime, checkpoint={"every_steps": 3}, guards={"rollbacks": 0})
+    values["losses"]["quantise_fakes"] = False  # where a value is rounded, the last bit decides about 1/255
+    train_recipe(stages.resolve(values))
+
+
+@pytest.mark.slow
+def test_a_phase_that_begins_right_after_a_save_is_what_eager_does(
+    made, tmp_path: Path, in_process: Callable[..., Any]
+):
+    """The critic's state, all zeros until then, is first read by a save, and first used by a step traced after it."""
+    in_process(three_phases, made, str(tmp_path / "xla"), 2, seconds=2000)
+    three_phases(made, str(tmp_path / "eager"), 0)
+    found, expected = (
+        [record for record in read_metrics(tmp_path / name) if "loss" in record] for name in ("xla", "eager")
+    )
+    assert [record["phase"] for record in found] == ["reconstruction"] * 3 + ["critic"] * 3 + ["adversarial"] * 3
+    timing = {"seconds", "images_per_second", "input_wait_seconds", "mfu", "compile_seconds", "compilations", "goodput"}
+    for here, there in zip(found, expected, strict=True):
+        assert here.keys() == there.keys()
+        for name in there.keys() - timing - {"phase"}:
+            assert here[name] == pytest.approx(there[name], abs=1e-4), f"step {there['step']}: {name}"
+    states = []
+    for name in ("xla", "eager"):
+        checkpoint = latest(tmp_path / name / "checkpoints")
+        assert checkpoint is not None
+        states.append(dict(checkpoint.tensors()))
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[1].items():
+        np.testing.assert_allclose(states[0][name], value, rtol=0, atol=2e-4, err_msg=name)
