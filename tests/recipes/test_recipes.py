@@ -127,7 +127,7 @@ def build(recipe: Any, scratch: Path) -> Built:
         return _unified(_codec(recipe.codec or start.codec, scratch), start.model, scratch)
     if isinstance(recipe, DecoderTrainingRecipe):
         codec = _codec(recipe.codec, scratch)
-        built: Built = [(codec.decoder, DECODER_TABLE), (codec.encoder, None)]
+        built: Built = [(codec.decoder, decoder_table(codec.decoder.recipe)), (codec.encoder, None)]
         if recipe.critic is not None:
             kind = recipe.critic.features
             features: Any
