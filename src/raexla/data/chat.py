@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -65,7 +65,7 @@ class ChatTokenizer:
     vocabulary where they are missing, as the released model has them (151665 and 151666 on Qwen2.5)."""
 
     def __init__(self, tokenizer: Tokenizer, name: str = "tokenizer") -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.name = tokenizer, name
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.add_special_tokens([mark for mark in (IMAGE_START, IMAGE_END) if tokenizer.token_to_id(mark) is None])
@@ -78,6 +78,9 @@ class ChatTokenizer:
         self.pad = self._id(PAD)
         self.newline = self.encode("\n")
         self._short = lru_cache(maxsize=64)(self.encode)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # what is set below `__init__`'s first line isn't in a pickled Tokenizer
+        return _from_text, (self.tokenizer.to_str(), self.name)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "ChatTokenizer":
@@ -114,6 +117,10 @@ class ChatTokenizer:
 
     def _id(self, mark: str) -> int:
         return int(self.tokenizer.token_to_id(mark) or 0)
+
+
+def _from_text(text: str, name: str) -> ChatTokenizer:
+    return ChatTokenizer(Tokenizer.from_str(text), name)
 
 
 @dataclass(frozen=True)

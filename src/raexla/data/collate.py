@@ -1,6 +1,7 @@
 """Samples -> arrays of constant shapes: what the stages hand to `open_loader` as transform and collate.
 
-Images stay uint8 `[n, H, W, 3]` until they are on the device; there `pixels / 255` in `[B, 3, H, W]` is an image.
+Images stay uint8 `[n, H, W, 3]` until they are on the device; there `pixels / 255` in `[B, 3, H, W]` is an image. All
+are objects that can be pickled, for worker processes.
 """
 
 from collections.abc import Sequence
@@ -9,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from raexla.data.batches import Collate, Transform
 from raexla.data.chat import Chat, ChatRow
-from raexla.data.decode import CentreCropRecipe, RandomCropRecipe, SquashRecipe, build_transform
+from raexla.data.rows import Collate, Transform
 from raexla.data.sample import Refused, Sample
-
-AnyTransformRecipe = SquashRecipe | CentreCropRecipe | RandomCropRecipe
+from raexla.data.transforms import AnyTransformRecipe, build_transform, decoded_at_least
 
 
 @dataclass(frozen=True)
@@ -39,54 +38,13 @@ def image_rows(
 ) -> tuple[Transform, Collate]:
     """For image-only stages: arrays `pixels` uint8 `[n, size, size, 3]` and, with `labels`, `label` int32 `[n]`; with
     `sources`, `source` int32 `[n]`, the place of each row's source among these names."""
-    change = build_transform(recipe)
-
-    def transform(sample: Sample, rng: np.random.Generator) -> ImageRow:
-        if sample.image is None:
-            raise Refused("missing_image")
-        if labels and sample.label is None:
-            raise Refused("missing_label", "the source's recipe names no field for it")
-        source = sources.index(sample.source) if sources else 0
-        return ImageRow(change(sample.image, rng), -1 if sample.label is None else sample.label, source)
-
-    def collate(group: str, items: list[Any]) -> dict[str, np.ndarray]:
-        arrays = {"pixels": np.stack([item.pixels for item in items])}
-        if labels:
-            arrays["label"] = np.asarray([item.label for item in items], dtype=np.int32)
-        if sources:
-            arrays["source"] = np.asarray([item.source for item in items], dtype=np.int32)
-        return arrays
-
-    return transform, collate
+    return _ToImageRow(recipe, labels, tuple(sources)), _ImageRows(labels, bool(sources))
 
 
 def chat_rows(chat: Chat, recipe: AnyTransformRecipe) -> tuple[Transform, Collate]:
     """For the unified model. Captions become generation sequences, conversations and texts understanding ones; arrays
     are those of `collate_chat` and `pixels`: the target of a generation row, the context of an understanding one."""
-    change = build_transform(recipe)
-
-    def transform(sample: Sample, rng: np.random.Generator) -> ChatItem:
-        pixels = None if sample.image is None else change(sample.image, rng)
-        if sample.kind == "caption":
-            turns = sample.conversation  # official generation data: the request and the answer as they were written
-            row = chat.conversation(turns) if turns else chat.generation(sample.caption or "")
-        elif sample.kind == "conversation":
-            row = chat.conversation(sample.conversation)
-            if row.query_start >= 0:
-                raise Refused("bad_conversation", "an image in an answer; generation samples are of kind caption")
-        elif sample.kind == "text":
-            row = chat.text(sample.caption or "")
-        else:
-            raise ValueError(f"{sample.source}: kind {sample.kind} makes no sequence")
-        return ChatItem(row, pixels)
-
-    def collate(group: str, items: list[Any]) -> dict[str, np.ndarray]:
-        arrays = collate_chat([item.row for item in items])
-        blank = np.zeros((recipe.size, recipe.size, 3), dtype=np.uint8)
-        arrays["pixels"] = np.stack([blank if item.pixels is None else item.pixels for item in items])
-        return arrays
-
-    return transform, collate
+    return _ToChatItem(chat, recipe), _ChatRows(recipe.size)
 
 
 def collate_chat(rows: Sequence[ChatRow]) -> dict[str, np.ndarray]:
@@ -100,3 +58,84 @@ def collate_chat(rows: Sequence[ChatRow]) -> dict[str, np.ndarray]:
         "query_start": np.asarray([row.query_start for row in rows], dtype=np.int32),
         "length": np.asarray([row.length for row in rows], dtype=np.int32),
     }
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A collate that keeps only some of another's arrays."""
+
+    collate: Collate
+    names: tuple[str, ...]
+
+    def __call__(self, group: str, items: list[Any]) -> dict[str, np.ndarray]:
+        arrays = self.collate(group, items)
+        return {name: arrays[name] for name in self.names}
+
+
+class Pictures:
+    """Base of the transforms of samples with pictures: the resize and crop that a recipe describes."""
+
+    def __init__(self, recipe: AnyTransformRecipe) -> None:
+        self.change = build_transform(recipe)
+        self.at_least = decoded_at_least(recipe)
+
+
+class _ToImageRow(Pictures):
+    def __init__(self, recipe: AnyTransformRecipe, labels: bool, sources: tuple[str, ...]) -> None:
+        super().__init__(recipe)
+        self.labels, self.sources = labels, sources
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> ImageRow:
+        if sample.image is None:
+            raise Refused("missing_image")
+        if self.labels and sample.label is None:
+            raise Refused("missing_label", "the source's recipe names no field for it")
+        source = self.sources.index(sample.source) if self.sources else 0
+        return ImageRow(self.change(sample.image, rng), -1 if sample.label is None else sample.label, source)
+
+
+@dataclass(frozen=True)
+class _ImageRows:
+    labels: bool
+    sources: bool
+
+    def __call__(self, group: str, items: list[Any]) -> dict[str, np.ndarray]:
+        arrays = {"pixels": np.stack([item.pixels for item in items])}
+        if self.labels:
+            arrays["label"] = np.asarray([item.label for item in items], dtype=np.int32)
+        if self.sources:
+            arrays["source"] = np.asarray([item.source for item in items], dtype=np.int32)
+        return arrays
+
+
+class _ToChatItem(Pictures):
+    def __init__(self, chat: Chat, recipe: AnyTransformRecipe) -> None:
+        super().__init__(recipe)
+        self.chat = chat
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> ChatItem:
+        chat = self.chat
+        pixels = None if sample.image is None else self.change(sample.image, rng)
+        if sample.kind == "caption":
+            turns = sample.conversation  # official generation data: the request and the answer as they were written
+            row = chat.conversation(turns) if turns else chat.generation(sample.caption or "")
+        elif sample.kind == "conversation":
+            row = chat.conversation(sample.conversation)
+            if row.query_start >= 0:
+                raise Refused("bad_conversation", "an image in an answer; generation samples are of kind caption")
+        elif sample.kind == "text":
+            row = chat.text(sample.caption or "")
+        else:
+            raise ValueError(f"{sample.source}: kind {sample.kind} makes no sequence")
+        return ChatItem(row, pixels)
+
+
+@dataclass(frozen=True)
+class _ChatRows:
+    size: int
+
+    def __call__(self, group: str, items: list[Any]) -> dict[str, np.ndarray]:
+        arrays = collate_chat([item.row for item in items])
+        blank = np.zeros((self.size, self.size, 3), dtype=np.uint8)
+        arrays["pixels"] = np.stack([blank if item.pixels is None else item.pixels for item in items])
+        return arrays

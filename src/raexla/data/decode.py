@@ -1,28 +1,27 @@
-"""Image bytes -> upright RGB, or a typed refusal; and the resize and crop that stages ask for.
+"""Image bytes -> upright RGB, or a typed refusal.
 
 A picture that a viewer can show is used, whatever its mode: CMYK, palette, 16-bit, with alpha (over white), rotated by
 EXIF, animated (first frame). Only what can't be decoded is refused. Pillow is kept to raster formats: no format that
-starts another program (EPS) is ever tried.
+starts another program (EPS) is ever tried. Plain JPEGs take a shorter way to the same pixels.
 """
 
 import io
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Annotated, Literal
 
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
-from pydantic import Field
 
 from raexla.data.sample import Refused
-from raexla.recipe import Recipe
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 MAX_PIXELS = 89_478_485
 """Pictures of more pixels are refused before they are decoded (Pillow's own warning limit, 256 MiB of RGB)."""
 
 _EXIF_ORIENTATION = 0x0112
+_JPEG = b"\xff\xd8\xff"
+_MAY_BE_TURNED = (b"Exif\x00", b"tiff:Orientation")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -76,15 +75,20 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> np.ndarray:
     """Decode to uint8 RGB `[H, W, 3]`, upright.
 
-    `at_least`: the decoder may scale a JPEG down by 2, 4 or 8 while both sides stay at least this many pixels, which
-    saves most of the decoding time of large photographs at slightly different pixels.
+    `at_least`: a JPEG is decoded at the smallest of 1/1, 1/2, 1/4 and 1/8 at which both sides have at least this many
+    pixels, which saves most of the decoding time of large photographs at slightly different pixels.
 
     Raises `Refused` with the reasons of `open_image` and `truncated_image`.
     """
+    if data.startswith(_JPEG):
+        pixels = _plain_jpeg(data, max_pixels, at_least)
+        if pixels is not None:
+            return pixels
     image = open_image(data, max_pixels)
     try:
         if at_least is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
-            image.draft(image.mode, (at_least, at_least))
+            scale = _scale(*image.size, at_least)
+            image.draft(image.mode, (image.width // scale, image.height // scale))
         image.load()
     except _BOMBS as error:
         raise Refused("image_too_large", str(error)) from None
@@ -113,84 +117,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class SquashRecipe(Recipe):
-    """Resize both sides to `size`, whatever the aspect ratio (Scale-RAE's SigLIP processor)."""
-
-    type: Literal["squash"] = "squash"
-    size: int = Field(gt=0)
-    """Side of the square in pixels."""
-    filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
-
-
-class CentreCropRecipe(Recipe):
-    """Resize the shorter side to `resize`, crop the `size` square in the middle (ADM, ImageNet)."""
-
-    type: Literal["centre_crop"]
-    size: int = Field(gt=0)
-    """Side of the square in pixels."""
-    resize: int | None = Field(default=None, gt=0)
-    """The shorter side before cropping; `size` if not given."""
-    filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
-
-
-class RandomCropRecipe(Recipe):
-    """Resize the shorter side to `resize`, crop a `size` square where the sample's draw says (RAE decoder training)."""
-
-    type: Literal["random_crop"]
-    size: int = Field(gt=0)
-    """Side of the square in pixels."""
-    resize: int | None = Field(default=None, gt=0)
-    """The shorter side before cropping; 1.5 x `size` if not given (384 for 256, as in RAE)."""
-    flip: bool = False
-    """Mirror left and right with probability one half."""
-    filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+def _plain_jpeg(data: bytes, max_pixels: int, at_least: int | None) -> np.ndarray | None:
+    """The pixels that Pillow would give, which decodes with the same library, without its detours: a JPEG of colours or
+    grey, undamaged and upright. None for all others, which are Pillow's to convert, turn or refuse."""
+    if any(mark in data for mark in _MAY_BE_TURNED):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("YCbCr", "Gray") or width * height > max_pixels:
+            return None
+        scale = 1 if at_least is None else _scale(width, height, at_least)
+        if scale == 1:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        return simplejpeg.decode_jpeg(
+            data, "RGB", min_height=-(-height // scale), min_width=-(-width // scale), min_factor=scale
+        )
+    except ValueError:  # damaged, or of a kind that it doesn't know
+        return None
 
 
-ImageTransformRecipe = Annotated[SquashRecipe | CentreCropRecipe | RandomCropRecipe, Field(discriminator="type")]
-
-ImageTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""uint8 `[H, W, 3]` -> uint8 `[size, size, 3]`; the generator is the sample's own and is drawn from by crops only."""
-
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
-def build_transform(recipe: SquashRecipe | CentreCropRecipe | RandomCropRecipe) -> ImageTransform:
-    """The function that a recipe describes. Resizing is Pillow's, antialiased."""
-    size, resample = recipe.size, _FILTERS[recipe.filter]
-
-    def squash(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if image.shape[:2] == (size, size):
-            return image
-        return np.asarray(Image.fromarray(image).resize((size, size), resample))
-
-    if isinstance(recipe, SquashRecipe):
-        return squash
-
-    random = isinstance(recipe, RandomCropRecipe)
-    shorter = recipe.resize or (size * 3 // 2 if random else size)
-    if shorter < size:
-        raise ValueError(f"transform: resize {shorter} is smaller than the crop of {size} pixels")
-
-    def crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width = image.shape[:2]
-        scale = shorter / min(height, width)
-        height, width = max(size, round(height * scale)), max(size, round(width * scale))
-        if random:
-            top, left = (int(rng.integers(slack + 1)) for slack in (height - size, width - size))
-        else:
-            top, left = (height - size) // 2, (width - size) // 2
-        if image.shape[:2] != (height, width):
-            image = np.asarray(Image.fromarray(image).resize((width, height), resample))
-        image = image[top : top + size, left : left + size]
-        if isinstance(recipe, RandomCropRecipe) and recipe.flip and rng.integers(2):
-            image = image[:, ::-1]
-        return image
-
-    return crop
+def _scale(width: int, height: int, at_least: int) -> int:
+    """By how much a JPEG may be scaled down as it is decoded."""
+    return next((scale for scale in (8, 4, 2) if -(-min(width, height) // scale) >= at_least), 1)
 
 
 def _known_formats() -> list[str]:

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -61,10 +61,6 @@ class DataRecipe(Recipe):
     sources: tuple[SourceRecipe, ...] = Field(min_length=1)
     order: OrderRecipe = OrderRecipe()
     loader: LoaderRecipe = LoaderRecipe()
-    decode: Literal["exact", "scaled"] = "exact"
-    """`scaled`: a JPEG that is larger than what the stage's transform makes of it is decoded at the smallest of
-    libjpeg's scales (1/8 to 8/8) that is not smaller than that, which costs less time and gives slightly other
-    pixels (see docs/data.md)."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "DataRecipe":
@@ -186,7 +182,8 @@ def open_loader(
     processes; `groups` replaces entries of `GROUPS`; `exchange` gives every process's counts of refused samples, once a
     batch and on the thread that consumes it (without it a process judges by its own); `say` gets the lines that the
     user should see (missing index, odd shards). With `data.loader.workers`, `transform` and `collate` must be such that
-    they can be pickled: functions of a module, or methods of objects.
+    they can be pickled: functions of a module, or objects. A `transform` may have an attribute `at_least`: see
+    `decode_image`.
 
     Raises `UserError`: a source without samples or with fewer than streams, a batch that doesn't divide, group rows
     that aren't whole, a number of processes that doesn't divide the streams, a cursor of another order.
@@ -231,7 +228,7 @@ def open_loader(
         seed,
         max_bad_fraction=recipe.loader.max_bad_fraction,
         threads=recipe.loader.threads,
-        at_least=getattr(transform, "at_least", None) if recipe.decode == "scaled" else None,
+        at_least=getattr(transform, "at_least", None),
     )
     maker = BatchMaker(work, start, mine, workers)
     return Loader(

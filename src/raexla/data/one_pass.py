@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from raexla.data.batches import Batch, Collate, Transform
+from raexla.data.batches import Batch
 from raexla.data.draws import generator
+from raexla.data.rows import Collate, Transform
 from raexla.data.sample import Refusal, Refused
 from raexla.data.shards.index import Say
 from raexla.data.source import Source, SourceRecipe
@@ -43,7 +44,7 @@ def open_pass(
     def load(place: tuple[int, int]) -> tuple[Any, Refusal | None]:
         uid = source.uid(*place)
         try:
-            sample = source.load(*place, seed=seed, epoch=0)
+            sample = source.load(*place, seed=seed, epoch=0, at_least=getattr(transform, "at_least", None))
             return transform(sample, generator(seed, "transform", uid, 0)), None
         except Refused as refusal:
             return None, Refusal(uid, recipe.name, refusal.reason, refusal.detail, stream=0, epoch=0)

@@ -121,10 +121,15 @@ class Worker:
         )
 
 
-def start_workers(count: int, work: Work, cursor: Cursor, streams: range) -> list[Worker]:
-    """`count` workers that share `streams` in their order, as evenly as it goes."""
+def split(streams: range, count: int) -> list[range]:
+    """Neighbouring shares of `streams`, as even as it goes."""
     bounds = [streams.start + len(streams) * number // count for number in range(count + 1)]
-    shares = [range(low, high) for low, high in pairwise(bounds)]
+    return [range(low, high) for low, high in pairwise(bounds)]
+
+
+def start_workers(count: int, work: Work, cursor: Cursor, streams: range) -> list[Worker]:
+    """`count` workers that share `streams` in their order."""
+    shares = split(streams, count)
     return [Worker(number, work, cursor.part(share.start, len(share)), share) for number, share in enumerate(shares)]
 
 

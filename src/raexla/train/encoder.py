@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raexla.checkpoint import write_artifact
-from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader, Refused, Sample, build_transform
+from raexla.data import ChatTokenizer, ImageTransformRecipe, Loader
+from raexla.data.nano.rows import ToSceneRow, scene_rows
 from raexla.data.nano.scenes import COLORS, SHAPES
 from raexla.models.flops import vision_work
 from raexla.models.pretrained import saved_files
@@ -133,20 +134,6 @@ def init_towers(towers: Towers, generator: torch.Generator) -> None:
             nn.init.normal_(parameter, std=0.02, generator=generator)
 
 
-def patch_classes(meta: Mapping[str, Any], image_size: int, patch: int) -> np.ndarray:
-    """What stands in each patch of a nano scene, int32 [N]: 0 nothing, else 1 + shape x colours + colour."""
-    side = image_size // patch
-    centre = (np.arange(side) + 0.5) * patch
-    rows, columns = np.meshgrid(centre, centre, indexing="ij")
-    classes = np.zeros((side, side), dtype=np.int32)
-    for item in meta.get("objects", ()):
-        reach = item["radius"] + patch / 2 - 1.5
-        x, y = item["center"]
-        inside = (np.abs(rows - y) < reach) & (np.abs(columns - x) < reach)
-        classes[inside] = 1 + list(SHAPES).index(item["shape"]) * len(COLORS) + list(COLORS).index(item["color"])
-    return classes.ravel()
-
-
 class EncoderTask(Task):
     """The stage `encoder`."""
 
@@ -185,24 +172,10 @@ class EncoderTask(Task):
             embedding.bias[:kept] = -(matrix @ mean).float()
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
-        model, change = self.recipe.model, build_transform(self.recipe.transform)
-
-        def transform(sample: Sample, rng: np.random.Generator) -> tuple[Any, ...]:
-            if sample.image is None:
-                raise Refused("missing_image")
-            tokens = self.tokenizer.encode(sample.caption or "")
-            if len(tokens) > model.text_tokens:
-                raise Refused("text_too_long", f"{len(tokens)} tokens, {model.text_tokens} is the limit")
-            padded = np.full(model.text_tokens, self.tokenizer.pad, dtype=np.int32)
-            padded[: len(tokens)] = tokens
-            classes = patch_classes(sample.meta, model.image_size, model.patch_size)
-            return change(sample.image, rng), padded, np.int32(len(tokens)), classes
-
-        def collate(group: str, items: list[Any]) -> dict[str, np.ndarray]:
-            names = ("pixels", "tokens", "length", "classes")
-            return {name: np.stack([item[i] for item in items]) for i, name in enumerate(names)}
-
-        return self.loader(transform, collate, cursor, {"caption": ""})
+        model = self.recipe.model
+        sizes = model.text_tokens, model.image_size, model.patch_size
+        transform = ToSceneRow(self.recipe.transform, self.tokenizer, *sizes)
+        return self.loader(transform, scene_rows, cursor, {"caption": ""})
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         part, total = self.parts[0], None
@@ -212,7 +185,7 @@ class EncoderTask(Task):
             total = gradients(values["loss"], list(part.parameters.values()), total)
             scalars.append(values)
         assert total is not None
-        return {**summed(scalars), **part.update(total, controls)}
+        return {**self.over_processes(summed(scalars)), **part.update(total, controls)}
 
     def _losses(self, micro: Batch) -> dict[str, Tensor]:
         """The contrastive loss is that of the micro-batch's own pairs, as in SigLIP's chunked form."""

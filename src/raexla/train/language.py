@@ -25,6 +25,7 @@ from raexla.data import (
     chat_rows,
 )
 from raexla.data.chat import IGNORE, IMAGE_END, IMAGE_START, PAD, TURN_END, TURN_START
+from raexla.data.collate import Chosen
 from raexla.data.source import Source
 from raexla.losses import cross_entropy_sum
 from raexla.models.flops import llm_work
@@ -146,11 +147,7 @@ class LanguageTask(Task):
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         change, collate = chat_rows(self.chat, SquashRecipe(type="squash", size=8))
-
-        def words(group: str, items: list[Any]) -> dict[str, Any]:
-            arrays = collate(group, items)
-            return {name: arrays[name] for name in ("tokens", "labels", "length")}
-
+        words = Chosen(collate, ("tokens", "labels", "length"))
         return self.loader(change, words, cursor, {"conversation": "", "text": ""})
 
     def _everything(self, micro: Batch) -> Tensor:
@@ -176,7 +173,7 @@ class LanguageTask(Task):
             total = gradients(values["loss"], list(part.parameters.values()), total)
             scalars.append(values)
         assert total is not None
-        return {**summed(scalars), **part.update(total, controls)}
+        return {**self.over_processes(summed(scalars)), **part.update(total, controls)}
 
     def export(self, path: Path, meta: Mapping[str, Any]) -> str:
         from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM

@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raexla.data.decode import (
-    CentreCropRecipe,
-    RandomCropRecipe,
-    SquashRecipe,
-    build_transform,
-    decode_image,
-)
+from raexla.data import decode
+from raexla.data.decode import decode_image
 from raexla.data.sample import Refused
+from raexla.data.transforms import CentreCropRecipe, RandomCropRecipe, SquashRecipe, build_transform, decoded_at_least
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -197,3 +193,63 @@ def test_transforms() -> None:
     assert len({one.tobytes() for one in crops}) > 2
     with pytest.raises(ValueError, match="resize 8 is smaller than the crop of 16"):
         build_transform(CentreCropRecipe(type="centre_crop", size=16, resize=8))
+
+
+def photograph(height: int, width: int, mode: str = "RGB", **options: Any) -> bytes:
+    """A JPEG of smooth noise."""
+    rng = np.random.default_rng(height * width)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 7 + 2, width // 7 + 2, 3), dtype=np.uint8))
+    return saved(coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode), "JPEG", **options)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_the_short_way_of_jpegs_gives_the_pixels_of_pillow(mode: str, progressive: bool, subsampling: str) -> None:
+    for height, width, quality in [(61, 83, 90), (64, 48, 50), (33, 200, 97)]:
+        data = photograph(height, width, mode, quality=quality, progressive=progressive, subsampling=subsampling)
+        assert decode._plain_jpeg(data, 10**6, None) is not None
+        with Image.open(io.BytesIO(data)) as image:
+            assert (decode_image(data) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_jpegs_that_need_more_go_to_pillow() -> None:
+    whole = photograph(40, 60)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for data in (photograph(40, 60, "CMYK"), photograph(40, 60, exif=turned), whole[:-40], whole[:300]):
+        assert decode._plain_jpeg(data, 10**6, None) is None
+    assert decode._plain_jpeg(whole, 2399, None) is None
+    assert decode_image(photograph(40, 60, exif=turned)).shape == (60, 40, 3)
+    with pytest.raises(Refused, match="image_too_large"):
+        decode_image(whole, max_pixels=2399)
+    with pytest.raises(Refused, match="truncated_image"):
+        decode_image(whole[:-40])
+
+
+def test_scaled_decoding_keeps_both_sides_large_enough() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for options in ({}, {"exif": exif}):
+        data = photograph(401, 303, **options)
+        shapes = {at_least: decode_image(data, at_least=at_least).shape[:2] for at_least in (500, 152, 76, 38, 20)}
+        assert shapes == {500: (401, 303), 152: (201, 152), 76: (101, 76), 38: (51, 38), 20: (51, 38)}
+
+
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+def test_fast_is_pillow_within_one_level(filter: Any) -> None:
+    rng = np.random.default_rng(0)
+    image = decode_image(photograph(190, 150))
+    for made in (SquashRecipe(size=64, filter=filter), CentreCropRecipe(type="centre_crop", size=60, filter=filter)):
+        quick = build_transform(made.model_copy(update={"fast": True}))(image, rng)
+        exact = build_transform(made)(image, rng)
+        difference = np.abs(quick.astype(int) - exact)
+        assert difference.max() <= 1
+        assert difference.mean() < 0.02
+        nearest = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST))
+        if made.type == "squash":
+            assert np.abs(nearest.astype(int) - exact).max() > 5  # what it isn't
+    assert decoded_at_least(SquashRecipe(size=64)) is None
+    assert decoded_at_least(RandomCropRecipe(type="random_crop", size=64, fast=True)) == 192
+    with pytest.raises(ValueError, match="filter is lanczos"):
+        build_transform(SquashRecipe(size=64, filter="lanczos", fast=True))

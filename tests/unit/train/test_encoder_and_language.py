@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from raexla.data import ChatTokenizer
+from raexla.data.nano.rows import patch_classes
 from raexla.data.nano.scenes import COLORS, SHAPES
 from raexla.models.encoders import Siglip2Recipe, load_encoder
 from raexla.models.mllm import MLLMRecipe, load_mllm, load_tokenizer
 from raexla.nn.patches import patchify
-from raexla.train.encoder import patch_classes
 from raexla.train.pretrain import image_of
 from tests import stages
 

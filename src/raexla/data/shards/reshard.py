@@ -14,7 +14,7 @@ import PIL
 from PIL import Image
 from pydantic import Field
 
-from raexla.data.decode import CentreCropRecipe, SquashRecipe, build_transform, decode_image, open_image
+from raexla.data.decode import decode_image, open_image
 from raexla.data.parse import find_captions, parse_json
 from raexla.data.sample import Refused
 from raexla.data.shards.index import Progress
@@ -25,6 +25,7 @@ from raexla.data.shards.reader import ShardSet
 from raexla.data.shards.store import Store
 from raexla.data.shards.tar import IMAGE_EXTENSIONS
 from raexla.data.shards.where import Undecided, Where
+from raexla.data.transforms import CentreCropRecipe, SquashRecipe, build_transform
 from raexla.recipe import Recipe, UserError
 
 RECORD = "reshard.json"
