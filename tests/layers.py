@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": _PURE | {"files", "runtime"},
     "sampling": _MODELS | {"files", "runtime", "data", "checkpoint"},
     "eval": _MODELS | {"files", "runtime", "data", "checkpoint", "sampling"},  # scores what a model draws and says
-    "formats": _PURE | {"nn", "flow", "models", "runtime", "data", "checkpoint", "sampling"},
+    "formats": _PURE | {"files", "nn", "flow", "models", "runtime", "data", "checkpoint", "sampling"},
     "train": _BELOW_TRAIN,
     "synth": _BELOW_TRAIN | {"train"},
     "plan": _BELOW_TRAIN | {"train"},

@@ -1,4 +1,4 @@
-"""`raexla ckpt ...`: released checkpoints in and out, and a look at one's own. See `cli.py` for the rules of verbs."""
+"""`raexla ckpt ...`: released checkpoints in and out, one's own listed, checked, copied. See `cli.py` for the rules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-ckpt_app = typer.Typer(help="Import released weights, export your own, look at artifacts.", no_args_is_help=True)
+ckpt_app = typer.Typer(
+    help="Checkpoints: list, verify, copy, remove, show; released weights in and out.", no_args_is_help=True
+)
 
 Encoder = Annotated[str | None, typer.Option("--encoder", metavar="PATH", help="The encoder: folder or hub name.")]
 EncoderType = Annotated[
@@ -109,9 +111,58 @@ def ckpt_export(
 
 @ckpt_app.command("show")
 def ckpt_show(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An artifact, a checkpoint, or a run directory.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An artifact, a checkpoint, or a run directory.")],
+    tensors: Annotated[
+        bool, typer.Option("--tensors", help="A checkpoint's tensors too: names, shapes, types.")
+    ] = False,
 ) -> None:
     """Say what an artifact or checkpoint is and what it was made for; its files' hashes are checked."""
     from raexla.formats import show_artifact
 
-    typer.echo("\n".join(show_artifact(path)))
+    typer.echo("\n".join(show_artifact(path, tensors)))
+
+
+@ckpt_app.command("ls")
+def ckpt_ls(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or its `checkpoints` folder; any fsspec URL.")],
+) -> None:
+    """List a run's checkpoints: step, time, size, and why each is kept."""
+    from raexla.checkpoint.verbs import ls
+
+    typer.echo("\n".join(ls(run)))
+
+
+@ckpt_app.command("verify")
+def ckpt_verify(
+    places: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or runs with all of theirs; any fsspec URL.")
+    ],
+) -> None:
+    """Read every byte and compare every hash; exit code 3 if a file is not what was written, and its name."""
+    from raexla.checkpoint.verbs import verify
+
+    typer.echo("\n".join(verify(places)))
+
+
+@ckpt_app.command("cp")
+def ckpt_cp(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A checkpoint, or a run for its newest; any fsspec URL.")
+    ],
+    target: Annotated[str, typer.Argument(metavar="FOLDER", help="The run or folder to copy to; any fsspec URL.")],
+) -> None:
+    """Copy a checkpoint to FOLDER/step-XXXXXXXX, complete or not at all; every hash is compared."""
+    from raexla.checkpoint.verbs import cp
+
+    typer.echo("\n".join(cp(source, target)))
+
+
+@ckpt_app.command("rm")
+def ckpt_rm(
+    places: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="Checkpoints; any fsspec URL.")],
+    force: Annotated[bool, typer.Option("--force", help="Even if none is left that a run could go on from.")] = False,
+) -> None:
+    """Remove checkpoints, damaged ones too; the last complete one of a run only with --force."""
+    from raexla.checkpoint.verbs import rm
+
+    typer.echo("\n".join(rm(places, force)))

@@ -112,6 +112,45 @@ def clean(store: Store) -> list[str]:
     return done
 
 
+def begin(store: Store, name: str) -> Store:
+    """An empty place to write the checkpoint `name` to, until `publish`; one that is there already is kept as long as
+    that can be."""
+    if not store.local:
+        if store.children(name):
+            remove(store, name)
+        return store.below(name)
+    os.makedirs(store.path(""), exist_ok=True)
+    store.remove_folder(f".{name}.tmp")
+    os.makedirs(store.path(f".{name}.tmp"))
+    return place(store, name)
+
+
+def place(store: Store, name: str) -> Store:
+    """Where the checkpoint `name` is written to until `publish`."""
+    return store.below(f".{name}.tmp" if store.local else name)
+
+
+def publish(store: Store, name: str, manifest: bytes, mark: bytes) -> None:
+    """Write manifest and marker, and give the checkpoint its name: it is there, whatever happens from now on."""
+    folder = place(store, name)
+    folder.write_bytes(MANIFEST, manifest)
+    folder.write_bytes(MARKER, mark)
+    if store.local:
+        final, old = store.path(name), store.path(f".{name}.old")
+        sync_folder(folder.path(""))
+        if os.path.exists(final):
+            store.remove_folder(f".{name}.old")
+            os.replace(final, old)
+        os.replace(folder.path(""), final)
+        sync_folder(store.path(""))
+        store.remove_folder(f".{name}.old")
+
+
+def abandon(store: Store, name: str) -> None:
+    """Take away what was written since `begin`."""
+    store.remove_folder(f".{name}.tmp" if store.local else name)
+
+
 def is_marked(store: Store, name: str) -> bool:
     """Whether a checkpoint has its marker."""
     return store.exists(f"{name}/{MARKER}")

@@ -241,8 +241,10 @@ class Checkpoint:
         ]
 
     def _read(self, span: _Span) -> memoryview:
+        data = memoryview(bytearray(span.end - span.start))
         try:
-            return memoryview(bytearray(self.store.read(span.file, span.start, span.end)))
+            self.store.read_into(span.file, span.start, data)
+            return data
         except FileDamaged as error:
             raise damaged(self.url, span.file, _after(str(error), span.file)) from error
 

@@ -1,5 +1,6 @@
 """Which checkpoints are kept, and why."""
 
+import math
 from collections.abc import Mapping
 
 from raexla.checkpoint.recipe import CheckpointRecipe
@@ -21,7 +22,7 @@ def kept(saved: Mapping[int, Mapping[str, float]], recipe: CheckpointRecipe) -> 
                 reasons[step].append(f"every {recipe.keep_every_steps}")
     if recipe.best is not None:
         metric, sign = recipe.best.metric, 1 if recipe.best.mode == "min" else -1
-        valued = [step for step in steps if metric in saved[step]]
+        valued = [step for step in steps if math.isfinite(saved[step].get(metric, math.nan))]
         # of equals the later one
         for step in sorted(valued, key=lambda s: (sign * saved[s][metric], -s))[: recipe.best.keep]:
             reasons[step].append(f"best {metric} {saved[step][metric]:.4g}")

@@ -64,7 +64,7 @@ class _Job:
 
 
 class Saver:
-    """Writes a run's checkpoints. Everything but `busy`, `committed` and `close` is collective: all processes call it.
+    """Writes a run's checkpoints. Everything but `busy`, `told` and `close` is collective: all processes call it.
 
     Use `open_saver`.
     """
@@ -75,7 +75,8 @@ class Saver:
         self._first = runtime.process_index == 0
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._job: Future[None] | None = None
-        self._committed: list[str] = []
+        self._told: list[str] = []
+        self._remarked = False
         self._buffers: dict[tuple[str, torch.Size], Tensor] = {}
         cleaned = self._together(lambda: layout.clean(store))
         self.cleaned: list[str] = cleaned
@@ -86,10 +87,10 @@ class Saver:
         """Whether a checkpoint is being written."""
         return self._job is not None and not self._job.done()
 
-    def committed(self) -> list[str]:
-        """Places of the checkpoints that were completed since this was last asked."""
-        done, self._committed = self._committed, []
-        return done
+    def told(self) -> list[str]:
+        """What there is to say to a person since this was last asked: checkpoints that are there now."""
+        lines, self._told = self._told, []
+        return lines
 
     def save(
         self,
@@ -114,6 +115,12 @@ class Saver:
         self.saves.waited_seconds += waited - began
         tensors, blocks = self._to_host(state)
         figures = {name: float(value) for name, value in (metrics or {}).items()}
+        best = self.recipe.best
+        if best is not None and figures and best.metric not in figures and not self._remarked:
+            self._remarked = True
+            self._told.append(
+                f"step {step} can't be the best: it has no {best.metric}, only {', '.join(sorted(figures))}"
+            )
         job = _Job(step, tensors, blocks, dict(meta), figures)
         self.saves.held_seconds += time.perf_counter() - waited
         self._job = self._thread.submit(self._work, job)
@@ -192,22 +199,21 @@ class Saver:
     # -- on the writer's thread --
 
     def _work(self, job: _Job) -> None:
-        self._committed.append(self._write(job))
+        place = self._write(job)
+        self._told.append(f"saved {place}")
         self.saves.count += 1
         self.saves.written_seconds += time.perf_counter() - job.began
 
     def _write(self, job: _Job) -> str:
         name = layout.step_name(job.step)
-        folder = self.store.below(f".{name}.tmp" if self.store.local else name)
-        self._agreed("making room", lambda: self._make_room(name) if self._first else None)
+        self._agreed("making room", lambda: self._first and layout.begin(self.store, name) is None)
+        folder = layout.place(self.store, name)
         index = self._runtime.process_index
         files = pack(job.blocks, self.recipe.file_mib << 20, f"pieces-{index:05d}")
-        parts = self._agreed("writing", lambda: self._write_files(folder, files), name)
-        place = f"{self.store.url}/{name}"
-        self._agreed("committing", lambda: self._commit(folder, name, job, parts) if self._first else None, name)
-        if self._first:
-            self._prune(job.step)
-        return place
+        parts = self._agreed("writing pieces", lambda: self._write_files(folder, files), name)
+        self._agreed("committing", lambda: self._commit(name, job, parts) if self._first else None, name)
+        self._agreed("removing old ones", lambda: self._prune(job.step) if self._first else None)
+        return f"{self.store.url}/{name}"
 
     def _agreed(self, doing: str, work: Callable[[], Any], name: str | None = None) -> list[Any]:
         """Do a part of saving on every process, and go on only if it went well everywhere."""
@@ -216,25 +222,17 @@ class Saver:
             found = work()
         except (RaexlaError, OSError, MemoryError, RuntimeError) as raised:
             error = raised
-        said = self._peers.exchange([found, f"{type(error).__name__}: {error}" if error else None])
+        said = self._peers.exchange([found, _said(error) if error else None])
         failed = [(process, text) for process, (_, text) in enumerate(said) if text is not None]
         if not failed:
             return [value for value, _ in said]
         if name is not None and self._first:
-            self.store.remove_folder(f".{name}.tmp" if self.store.local else name)
+            layout.abandon(self.store, name)
         who = f" on process {failed[0][0]} of {len(said)}" if len(said) > 1 else ""
         raise SaveFailed(
-            f"{self.store.url}: {doing}{who} failed, this checkpoint is lost, the ones before are as they were: "
-            f"{failed[0][1]}"
+            f"{self.store.url}: saving {name or 'a checkpoint'} failed while {doing}{who}: {failed[0][1]}; "
+            "the checkpoints before are as they were"
         ) from error
-
-    def _make_room(self, name: str) -> None:
-        if self.store.local:
-            os.makedirs(self.store.path(""), exist_ok=True)
-            self.store.remove_folder(f".{name}.tmp")
-            os.makedirs(self.store.path(f".{name}.tmp"))
-        elif self.store.children(name):
-            layout.remove(self.store, name)  # this step was saved before: the run has gone back
 
     def _write_files(self, folder: Store, files: list[PieceFile]) -> dict[str, Any]:
         entries: dict[str, Any] = {}
@@ -256,7 +254,7 @@ class Saver:
         self.saves.bytes += sum(file.size for file in files)
         return {"files": entries, "pieces": pieces}
 
-    def _commit(self, folder: Store, name: str, job: _Job, parts: list[Any]) -> None:
+    def _commit(self, name: str, job: _Job, parts: list[Any]) -> None:
         """Manifest, marker, and the name under which it is found."""
         tensors: dict[str, Any] = {key: {**entry, "pieces": []} for key, entry in job.tensors.items()}
         files: dict[str, Any] = {}
@@ -276,17 +274,7 @@ class Saver:
             "meta": job.meta,
         }
         written = layout.dump(manifest)
-        folder.write_bytes(layout.MANIFEST, written)
-        folder.write_bytes(layout.MARKER, layout.marker(manifest, written))
-        if self.store.local:
-            layout.sync_folder(folder.path(""))
-            final, old = self.store.path(name), self.store.path(f".{name}.old")
-            if os.path.exists(final):
-                self.store.remove_folder(f".{name}.old")
-                os.replace(final, old)
-            os.replace(folder.path(""), final)
-            layout.sync_folder(self.store.path(""))
-            self.store.remove_folder(f".{name}.old")
+        layout.publish(self.store, name, written, layout.marker(manifest, written))
 
     def _prune(self, newest: int) -> None:
         """Take away what the recipe does not keep; never the newest."""
@@ -298,6 +286,10 @@ class Saver:
         for step, reasons in kept(figures, self.recipe).items():
             if not reasons and step != newest:
                 layout.remove(self.store, saved[step].name)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, RaexlaError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _contiguous(block: Block) -> Block:

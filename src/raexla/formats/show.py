@@ -6,29 +6,39 @@ from typing import Any
 
 from safetensors import safe_open
 
-from raexla.checkpoint import Checkpoint, latest, read_artifact
+from raexla.checkpoint import read_artifact
 from raexla.checkpoint.artifact import MANIFEST, WEIGHTS, artifact_kind
+from raexla.checkpoint.layout import MARKER, step_of
+from raexla.checkpoint.verbs import describe, folder_of, open_newest
+from raexla.files import Store
 from raexla.recipe import ArtifactReference, UserError
 
 #: Parts of a manifest that are pages long.
 _LONG = ("recipe", "released_config")
 
 
-def show_artifact(path: Path) -> list[str]:
-    """Lines about the artifact or checkpoint at `path`; for a run directory its artifact, else its newest checkpoint.
+def show_artifact(place: str | Path, names: bool = False) -> list[str]:
+    """Lines about the artifact or checkpoint at `place`; for a run directory its artifact, else its newest checkpoint.
+
+    Args:
+        names: every tensor of a checkpoint too.
 
     Raises:
         UserError: nothing of the kind there, or its files have changed.
     """
-    if (path / "artifact" / MANIFEST).is_file():
+    store, path = Store(place), Path(place)
+    if store.local and not names and (path / "artifact" / MANIFEST).is_file():
         path = path / "artifact"
-    if not (path / MANIFEST).is_file():
-        found = Checkpoint.open(path) if (path / "manifest.json").is_file() else latest(path / "checkpoints")
-        if found is None:
-            raise UserError(f"{path} is no artifact, no checkpoint and no run with one")
-        tensors = {name: entry["shape"] for name, entry in found.manifest["tensors"].items()}
+    if not store.local or not (path / MANIFEST).is_file():
+        if (
+            folder_of(str(place)) is None
+            and not store.exists(MARKER)
+            and step_of(store.root.rpartition("/")[2]) is None
+        ):
+            raise UserError(f"{place} is no artifact, no checkpoint and no run with one")
+        found = open_newest(str(place))
         found.verify()
-        return [f"{found.url}: checkpoint of step {found.step}", _counts(tensors), *_values(found.meta)]
+        return [*describe(found, names), *_values(found.meta)]
     artifact = read_artifact(ArtifactReference(path=str(path)), artifact_kind(path, "ckpt show"), "ckpt show")
     lines = [f"{path}: artifact of kind {artifact.kind}, digest {artifact.digest}; every file is as it was written"]
     if (path / WEIGHTS).is_file():

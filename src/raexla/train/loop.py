@@ -17,6 +17,7 @@ from raexla.obs import Clock, Metrics, Progress, read_metrics
 from raexla.recipe import ProcessLost, Recipe, StopRequested, UserError, digest
 from raexla.runtime import Runtime, Scalars
 from raexla.train.base import StageRecipe
+from raexla.train.begin_from import begin_from
 from raexla.train.directory import RunDirectory, versions
 from raexla.train.guards import NotFiniteError, SkipList, Taken, quarantined, read
 from raexla.train.stop import StopRequest
@@ -125,6 +126,9 @@ class _Loop:
             if checkpoint.meta.get("evaluation_owed") and not self._evaluated():
                 self._evaluate()
             return
+        if self.recipe.checkpoint.start is not None:
+            for line in begin_from(self.recipe.checkpoint.start, self.task.state(), self.runtime, self.run):
+                self.progress.say(f"  {line}")
         if self.evaluate_every:
             self.owed = not self._evaluate()
         if self.recipe.guards.rollbacks:
@@ -346,8 +350,8 @@ class _Loop:
         self._say_saved()
 
     def _say_saved(self) -> None:
-        for place in self.saver.committed():
-            self.progress.say(f"  saved {place}")
+        for line in self.saver.told():
+            self.progress.say(f"  {line}")
 
     def _committed(self) -> None:
         """Wait until what is being saved is there."""
