@@ -99,7 +99,9 @@ def fuzz(
             if number == min(numbers):
                 _run(case_of(seed, 0, "texts"), guard, Found(), seconds)  # what is loaded once isn't a case's memory
             before = _peak_mib()
+            faulthandler.dump_traceback_later(600 * seconds, exit=True)  # for code that hears no signal
             _run(case, guard, found, seconds, loud)
+            faulthandler.cancel_dump_traceback_later()
             if _peak_mib() - before > mib:
                 found.violations.append(_name(case, f"{_peak_mib() - before} MiB more memory, {mib} are allowed"))
     return found
@@ -305,18 +307,16 @@ class _Guard:
 
 @contextlib.contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Raises `Hang` after so much processor time; after much longer, where not even that can be, ends the program."""
+    """Raises `Hang` after so much processor time."""
 
     def ring(number: int, frame: FrameType | None) -> None:
         raise Hang
 
     old = signal.signal(signal.SIGPROF, ring)
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    faulthandler.dump_traceback_later(60 * seconds, exit=True)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, old)
 

@@ -350,6 +350,19 @@ def _zeros(count: int) -> bytes:
     return zlib.compress(bytes(count), 9)
 
 
+@cache
+def _gzip_bomb(count: int) -> bytes:
+    return gzip.compress(bytes(count), mtime=0)
+
+
+@cache
+def _zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("../../../x.png", bytes(1 << 24))
+    return buffer.getvalue()
+
+
 def _gif(width: int, height: int, frames: int) -> bytes:
     frame = b"\x21\xf9\x04\0\0\0\0\0" + b"\x2c" + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\0"
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame * frames + b";"
@@ -378,7 +391,7 @@ def _pictures(rng: np.random.Generator) -> bytes:
         b"P6 65535 65535 255\n", b"P6 4 4 65535\n" + bytes(96), b"P5 9999999999 1 255\n", b"Pf 4 4 nan\n" + bytes(64),
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"",
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 99, 0, 0, 54, 40, 1 << 30, -(1 << 30), 1, 24, 0, 0, 0, 0, 0, 0),
-        b"RIFF\xff\xff\xff\xffWEBPVP8 " + rng.bytes(60), gzip.compress(bytes(1 << 24), mtime=0), rng.bytes(300),
+        b"RIFF\xff\xff\xff\xffWEBPVP8 " + rng.bytes(60), _gzip_bomb(1 << 24), rng.bytes(300),
     ]  # fmt: skip
     extensions = ("png", "jpg", "webp", "gif", "bmp", "tiff", "ppm", "avif")
     odd: Members = []
@@ -397,7 +410,7 @@ def _texts(rng: np.random.Generator) -> bytes:
         b'{"a": NaN, "a": Infinity}', b'{"conversations": [{}]}', b'{"conversations": "x"}', b'"text"', b"{",
         b'{"conversations": [{"from": "human", "value": "<image><image>"}, {"from": "gpt", "value": "y"}]}',
         b'{"question": {}, "answer": []}', b'{"__class__": "os.system", "captions": ["x"]}', b"\x80\x04\x95.",
-        gzip.compress(bytes(1 << 24), mtime=0), b'{"captions": [["deep"]]}', b'{"key": "../../x", "captions": ["x"]}',
+        _gzip_bomb(1 << 24), b'{"captions": [["deep"]]}', b'{"key": "../../x", "captions": ["x"]}',
     ]  # fmt: skip
     odd: Members = []
     for number in range(4):
@@ -412,10 +425,7 @@ def _texts(rng: np.random.Generator) -> bytes:
 
 def _nested(rng: np.random.Generator) -> bytes:
     """Archives, bombs among them, as members."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
-        zipped.writestr("../../../x.png", bytes(1 << 24))
-    inner = [archive(samples(1)), gzip.compress(bytes(1 << 26), mtime=0), buffer.getvalue()]
+    inner = [archive(samples(1)), _gzip_bomb(1 << 26), _zip_bomb()]
     extensions = ("png", "tar", "tar.gz", "zip", "json", "txt", "npy", "pt", "pkl")
     odd = [
         (f"n{number}.{extensions[int(rng.integers(len(extensions)))]}", inner[int(rng.integers(len(inner)))])

@@ -21,6 +21,7 @@ _MAX_NAME = 1 << 16  # bytes of a long name
 _MAX_PAX = 1 << 20  # bytes of a pax header
 _MAX_TAIL = 1 << 24  # bytes behind the end marker that are looked at: tars are padded to records
 _READ = 1 << 16
+_ZEROS = bytes(BLOCK)
 _REGULAR = {b"0", b"\0", b"7"}
 _WITHOUT_DATA = {b"1": "link", b"2": "link", b"3": "device", b"4": "device", b"5": "folder", b"6": "device"}
 
@@ -70,7 +71,7 @@ class _Headers:
             pax: dict[str, str] = {}
             while True:  # headers that speak of the next one: each takes at least a block, so this ends
                 block = self._read(self.place, BLOCK)
-                if not any(block):
+                if block == _ZEROS:
                     self._check_tail()
                     return
                 kind, size = block[156:157], _checked_size(block)
@@ -187,7 +188,7 @@ def _number(field: bytes, what: str) -> int:
     digits = field.split(b"\0", 1)[0].strip(b" ")
     if not digits:
         return 0
-    if any(digit not in b"01234567" for digit in digits):
+    if digits.strip(b"01234567"):
         raise _Bad(f"{what} that is no number: {field!r}")
     return int(digits, 8)
 

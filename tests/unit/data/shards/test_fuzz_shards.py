@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from raexla.data.shards import headers
-
 TOOLS = Path(__file__).parents[4] / "tools"
 
 
@@ -26,16 +24,20 @@ def test_a_hundred_shards(tool: Any) -> None:
     assert found.outcomes["verify: told apart"] > 30
     assert found.outcomes["read: reads"] > 20
     assert found.outcomes["read: refused (FileDamaged)"] > 20
+    assert found.outcomes["pack: packs"] > 20
 
 
 def test_the_tool_sees_what_it_looks_for(tool: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def spoilt(where: str, what: Any) -> str:
+    def spoilt(where: str, what: Any, kind: str = "names") -> str:
         with monkeypatch.context() as patch:
             patch.setattr(where, what)
-            return "\n".join(tool.fuzz(0, [0], only="texts", seconds=1.0).violations)
+            return "\n".join(tool.fuzz(0, [0], only=kind, seconds=1.0).violations)
 
     def crash(*arguments: Any, **options: Any) -> None:
         raise KeyError("x")
+
+    def say_nothing(*arguments: Any) -> None:
+        return None
 
     def hang(*arguments: Any, **options: Any) -> None:
         while True:
@@ -45,13 +47,13 @@ def test_the_tool_sees_what_it_looks_for(tool: Any, monkeypatch: pytest.MonkeyPa
         (tmp_path / "outside").write_text("x")
         raise tool.UserError("x")
 
-    assert "stats" not in spoilt("fuzz_shards.peek", crash)  # case 0 peeks
     assert "look: KeyError: 'x'" in spoilt("fuzz_shards.peek", crash)
     assert "look: more than 1.0 s of processor time" in spoilt("fuzz_shards.peek", hang)
     assert f"look: open {tmp_path / 'outside'}" in spoilt("fuzz_shards.peek", stray)
-    assert "are taken or counted as left out" in spoilt("raexla.data.shards.made.MadeReport.counts", {})
+    assert "are taken or counted as left out" in spoilt(
+        "raexla.data.shards.made.MadeReport.note", say_nothing, "pictures"
+    )
     assert "verify says []" in "\n".join(_damaged(tool, monkeypatch))
-    assert headers.BLOCK == 512
 
 
 def _damaged(tool: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
