@@ -3,11 +3,13 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from raexla.models.published import PUBLISHED
 from raexla.recipe import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str
     """The `config.json` of a Hugging Face folder or hub name, as a dictionary.
 
     Args:
-        path: a local folder or a hub name ("google/siglip2-so400m-patch14-224").
+        path: a local folder or a hub name ("google/siglip2-so400m-patch14-224"); the hub isn't asked for a name whose
+            configuration is known (`raexla.models.published`).
         model_types: the accepted values of `model_type`, each with the class that it stands for.
         wanted: what the caller is looking for, for the message ("encoder type siglip2").
 
@@ -29,11 +32,14 @@ def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str
     """
     from transformers import PretrainedConfig
 
-    try:
-        config, _ = PretrainedConfig.get_config_dict(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: no Hugging Face config.json can be read there ({reason})") from error
+    if path in PUBLISHED and not Path(path).is_dir():
+        config = deepcopy(dict(PUBLISHED[path]))
+    else:
+        try:
+            config, _ = PretrainedConfig.get_config_dict(path)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: no Hugging Face config.json can be read there ({reason})") from error
     found = config.get("model_type")
     if found not in model_types:
         name = ", ".join(config.get("architectures") or []) or "a model without an `architectures` entry"

@@ -19,6 +19,10 @@ class Devices(Protocol):
         """Create the optimiser's state on the devices."""
         ...
 
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        """A tensor of its own with the same values, split in the same way."""
+        ...
+
     def reduce_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
         """Sum gradients over processes."""
         ...
@@ -58,7 +62,7 @@ class Part:
         devices.prime(self.optimizer)
         self.ema: dict[str, Tensor] = {}
         if recipe.ema is not None:
-            self.ema = {key: value.detach().clone() for key, value in self.parameters.items()}
+            self.ema = {key: devices.copy_of(value) for key, value in self.parameters.items()}
 
     def controls(self, step: int) -> dict[str, float]:
         """Host values that the update of `step` needs."""

@@ -5,6 +5,7 @@ virtual CPU devices) and `eager` (plain PyTorch). A model is placed by its shard
 `data x fsdp x tensor` (`mesh.py`). Random numbers come from `random.py`, the same on every runtime.
 """
 
+from raexla.runtime.compiler import prepare_compiler
 from raexla.runtime.base import (
     Counters,
     EagerRecipe,
@@ -18,6 +19,7 @@ from raexla.runtime.mesh import MeshRecipe
 from raexla.runtime.random import Draws
 
 __all__ = [
+    "prepare_compiler",
     "Counters",
     "Draws",
     "EagerRecipe",

@@ -32,6 +32,10 @@ class XlaRecipe(Recipe):
     """Several processes: how long one waits for the others before it gives up. A process that dies is noticed at once;
     this is for machines that vanish."""
 
+    blocks: Literal["unrolled", "recomputed", "scanned"] = "unrolled"
+    """How transformer blocks are run in training: one after the other, everything kept for the backward pass; the same
+    with only each block's input kept and the block run again; or that as one loop, which compiles as fast at any depth.
+    The results are the same."""
     replay: bool = True
     """Trace a training step once and run its program from then on; false traces it again at every step."""
 
@@ -44,6 +48,8 @@ class EagerRecipe(Recipe):
     """`auto` takes CUDA where there is one, else the CPU."""
     devices: Literal[1] | None = None
     """One device a process."""
+    blocks: Literal["unrolled", "recomputed"] = "unrolled"
+    """How transformer blocks are run in training: everything kept for the backward pass, or each block's input alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
     peer_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
@@ -134,6 +140,10 @@ class Runtime(Protocol):
 
     def prime(self, optimizer: Optimizer) -> None:
         """Create an optimiser's state, split like its parameters, so that every step has the same graph."""
+        ...
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        """A tensor of its own with the same values, split in the same way."""
         ...
 
     def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:

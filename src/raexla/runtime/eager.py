@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from raexla.recipe import UserError
 from raexla.runtime.base import Counters, EagerRecipe, Part, Piece, Scalars, StepFunction, check_rows
@@ -36,6 +37,7 @@ class EagerRuntime:
             )
         self.mesh = {"data": self.process_count, "fsdp": 1, "tensor": 1}
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
+        self._blocks = recipe.blocks
 
     @property
     def batch_shards(self) -> int:
@@ -49,6 +51,9 @@ class EagerRuntime:
         if table is not None:
             resolve(table, {name: tuple(p.shape) for name, p in module.named_parameters()})
         module.to(self.device)
+        for owner in module.modules():
+            if self._blocks == "recomputed" and "runner" in vars(owner):  # raexla.nn.stack
+                owner.runner = _recomputed  # type: ignore[assignment]
 
     def prime(self, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
@@ -58,6 +63,9 @@ class EagerRuntime:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone()
 
     def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
         out = {}
@@ -136,3 +144,10 @@ class EagerRuntime:
 
     def counters(self) -> Counters:
         return Counters()
+
+
+def _recomputed(blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]) -> Tensor:
+    """A runner of `raexla.nn.stack` that keeps each block's input and runs the block again backward."""
+    for block in blocks:
+        x = checkpoint(block, x, *shared, use_reentrant=False, preserve_rng_state=False, **fixed)
+    return x

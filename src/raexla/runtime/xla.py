@@ -82,7 +82,7 @@ class XlaRuntime:
         self.process_index, self.process_count = self._processes.index, self._processes.count
         self.device = torch_xla.device()
         self._local_devices: list[str] = torch_xla._XLAC._xla_get_runtime_devices()
-        self._replay = recipe.replay
+        self._replay, self._blocks = recipe.replay, recipe.blocks
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
 
     @property
@@ -124,6 +124,12 @@ class XlaRuntime:
                             placed = nn.Parameter(placed, requires_grad=tensor.requires_grad)
                         moved[id(tensor)] = placed
                     store[name] = moved[id(tensor)]  # type: ignore[assignment]
+        if self._blocks != "unrolled":
+            from raexla.runtime import scanned
+
+            for owner in module.modules():
+                if "runner" in vars(owner):  # raexla.nn.stack
+                    owner.runner = getattr(scanned, self._blocks)
 
     def _zeros_like(self, tensor: Tensor) -> Tensor:
         zeros = torch.zeros(tensor.shape, dtype=tensor.dtype, device=self.device)
@@ -141,7 +147,10 @@ class XlaRuntime:
                     "exp_avg": self._zeros_like(parameter),
                     "exp_avg_sq": self._zeros_like(parameter),
                 }
-        self._xla.sync()
+        self.finish()
+
+    def copy_of(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().clone()
 
     def put(self, arrays: Mapping[str, np.ndarray], accumulate: int = 1) -> dict[str, Tensor]:
         out = {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -18,7 +19,7 @@ from raexla.data import ImageTransformRecipe, Loader, chat_rows
 from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
-from raexla.losses import cross_entropy_sum
+from raexla.losses import linear_cross_entropy_sum
 from raexla.models.flops import bridge_work, dit_work, encoding_work, llm_work
 from raexla.models.mllm import UnifiedModel
 from raexla.optim import OptimizerRecipe, Part
@@ -38,6 +39,9 @@ class UnifiedLossRecipe(Recipe):
     language: Annotated[float, Field(ge=0)] = 1.0
     diffusion: Annotated[float, Field(gt=0)] = 2.0
     """As in the released scripts (`vision_coef`)."""
+    language_chunks: Annotated[int, Field(ge=1)] = 1
+    """Parts of a sequence whose logits stand in memory one after another; the loss is the same. A vocabulary of 152k at
+    512 tokens takes 0.6 GiB a sequence in one part."""
 
 
 class UnifiedOptimRecipe(Recipe):
@@ -168,7 +172,7 @@ class UnifiedTask(Task):
         drop = draws.uniform("drop_condition") < dit.condition_dropout if dit.condition_dropout else None
         with runtime.autocast():
             hidden = unified.hidden(rows["tokens"], rows["image_slot"], use_queries=True)
-            summed_ce, _ = cross_entropy_sum(unified.mllm.logits(hidden), rows["labels"])
+            summed_ce = self._language(unified, hidden, rows["labels"])
             condition = unified.condition(hidden, rows["query_start"]).repeat_interleave(self.times, dim=0)
             if drop is not None:
                 drop = drop.repeat_interleave(self.times, dim=0)
@@ -178,12 +182,15 @@ class UnifiedTask(Task):
                 with torch.no_grad():
                     features = self._features(image_of(asked["pixels"]))
                 answers = unified.hidden(asked["tokens"], asked["image_slot"], features)
-                more, _ = cross_entropy_sum(unified.mllm.logits(answers), asked["labels"])
-                summed_ce = summed_ce + more
+                summed_ce = summed_ce + self._language(unified, answers, asked["labels"])
         diffusion = flow_loss(velocity, velocity_target(target, noise)).sum() / (self.times * whole["images"])
         language = summed_ce / whole["tokens"]
         loss = self.losses.language * language + self.losses.diffusion * diffusion
         return {"loss": loss, "loss/language": language, "loss/diffusion": diffusion}
+
+    def _language(self, unified: UnifiedModel, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Summed cross-entropy of hidden states [B, L, h]."""
+        return linear_cross_entropy_sum(hidden, unified.mllm.output_table, labels, self.losses.language_chunks)[0]
 
     def _features(self, image: Tensor) -> Tensor:
         """What the projector reads: the encoder's tokens, before latent statistics (facts A5)."""
@@ -199,6 +206,26 @@ class UnifiedTask(Task):
         weights = {name: self.runtime.to_host(value) for name, value in state.items()}
         return write_artifact(path, "model", weights, self.model.facts(), meta, describe(self.model))
 
+    def _lengths(self) -> tuple[int, int]:
+        """Tokens of a generation sequence and of an understanding one."""
+        chat = self.model.recipe.chat
+        return chat.length, chat.conversation_length or chat.length
+
+    def batch_shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        captions = sum(s.weight for s in self.data.sources if (s.group or s.kind) in ("caption", GENERATION))
+        images = round(self.batch_images * captions / sum(s.weight for s in self.data.sources))
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {}
+        rows = {GENERATION: images, UNDERSTANDING: self.batch_images - images}
+        for (name, count), length in zip(rows.items(), self._lengths(), strict=True):
+            if not count:
+                continue
+            for array in ("tokens", "labels", "image_slot", "positions"):
+                shapes[f"{name}/{array}"] = ((count, length), np.int32)
+            for array in ("query_start", "length", "rows"):
+                shapes[f"{name}/{array}"] = ((count,), np.int32)
+            shapes[f"{name}/pixels"] = ((count, self.transform.size, self.transform.size, 3), np.uint8)
+        return shapes
+
     def flops_per_step(self) -> float:
         model, codec = self.model, self.model.codec
         recipe, mllm = model.recipe.model, model.unified.mllm
@@ -209,7 +236,7 @@ class UnifiedTask(Task):
         bridge = bridge_work(recipe.llm, mllm.width, tokens, codec.channels, recipe.dit.condition_width)
         prompts, answers = (
             llm_work(mllm.config, length).total
-            for length in (model.chat.recipe.length, model.chat.recipe.conversation_length or model.chat.recipe.length)
+            for length in self._lengths()
         )
         reading = images * prompts + asked * (answers + bridge["projector"])
         reading *= 3.0 if any(part.name == "llm" for part in self.parts) else 1.0
@@ -220,11 +247,15 @@ class UnifiedTask(Task):
 
 
 class PretrainTask(UnifiedTask):
-    """The stage `pretrain`: a pretrained language model and encoder, a fresh DiT."""
+    """The stage `pretrain`: a pretrained language model and encoder, a fresh DiT.
 
-    def __init__(self, recipe: PretrainRecipe, runtime: Runtime) -> None:
+    Args:
+        model: taken instead of assembling the recipe's (an outline, for `raexla plan`).
+    """
+
+    def __init__(self, recipe: PretrainRecipe, runtime: Runtime, model: TextToImage | None = None) -> None:
         shared = {name: getattr(recipe, name) for name in TextToImageRecipe.model_fields}
-        model = assemble(TextToImageRecipe(**shared), recipe.run.seed)
+        model = model or assemble(TextToImageRecipe(**shared), recipe.run.seed)
         super().__init__(
             recipe, runtime, model, recipe.transform, recipe.times_per_image, recipe.losses, recipe.optim, recipe.eval
         )

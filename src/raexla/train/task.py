@@ -79,6 +79,10 @@ class Task(ABC):
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         """The training data from `cursor` on."""
 
+    def batch_shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Array name -> (shape, dtype) of a batch, all processes together: what a step can be traced on."""
+        raise NotImplementedError(f"{type(self).__name__} can't be planned")
+
     def legible(self, values: dict[str, float]) -> dict[str, float]:
         """What is written of a step's scalars."""
         return values

@@ -1,6 +1,4 @@
-"""The transformer block, a stack of them, and the last layer."""
-
-from collections.abc import Iterable
+"""The transformer block and the last layer."""
 
 from torch import Tensor, nn
 
@@ -27,23 +25,6 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaln(condition)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), rope)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
-
-
-class BlockStack(nn.ModuleList):
-    """Blocks of one shape, run in turn.
-
-    A runtime may replace it by one that recomputes activations or scans over the blocks: the parameters' names
-    (`<stack>.<i>.<name>`) and `forward` are what must stay.
-    """
-
-    def __init__(self, blocks: Iterable[Block]) -> None:
-        super().__init__(blocks)
-
-    def forward(self, x: Tensor, condition: Tensor, rope: Rope2d) -> Tensor:
-        """x [B, N, C], condition [B, N or 1, Z] -> [B, N, C]."""
-        for block in self:
-            x = block(x, condition, rope)
-        return x
 
 
 class FinalLayer(nn.Module):

@@ -7,10 +7,11 @@ backbone's output, token by token.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raexla.models.dit.block import Block, BlockStack
+from raexla.models.dit.block import Block
 from raexla.models.dit.recipe import DDTHeadRecipe
 from raexla.nn.patches import PatchEmbed
 from raexla.nn.rope import Rope2d
+from raexla.nn.stack import BlockStack
 
 
 class DDTHead(nn.Module):
@@ -38,4 +39,4 @@ class DDTHead(nn.Module):
         """Latent x [B, N, C], backbone [B, N', C'], time [B, C'] -> tokens and their condition, each [B, N', width]."""
         condition = backbone + time[:, None] if self.add_time else backbone
         condition = self.projector(F.silu(condition))
-        return self.blocks(self.x_embedder(x), condition, self.rope), condition
+        return self.blocks(self.x_embedder(x), condition, rope=self.rope), condition

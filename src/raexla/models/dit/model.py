@@ -4,13 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raexla.models.dit.block import Block, BlockStack, FinalLayer
+from raexla.models.dit.block import Block, FinalLayer
 from raexla.models.dit.condition import ClassCondition, TokenCondition
 from raexla.models.dit.head import DDTHead
 from raexla.models.dit.recipe import ClassConditioning, DiTRecipe
 from raexla.nn.patches import PatchEmbed, ungroup_tokens
 from raexla.nn.positions import sincos_2d
 from raexla.nn.rope import Rope2d
+from raexla.nn.stack import BlockStack
 from raexla.nn.tables import TableModule
 from raexla.nn.timestep import TimestepEmbedder
 from raexla.recipe import UserError
@@ -125,7 +126,7 @@ class LightningDiT(nn.Module):
         c = time[:, None] + self.y_embedder(condition, drop)
         if self.recipe.outer_silu:
             c = F.silu(c)
-        tokens = self.blocks(self.positions(self.x_embedder(x)), c, self.rope)
+        tokens = self.blocks(self.positions(self.x_embedder(x)), c, rope=self.rope)
         if self.head is not None:
             tokens, c = self.head(x, tokens, time)
         return ungroup_tokens(self.final_layer(tokens, c), self.grid, self.recipe.patch_size)

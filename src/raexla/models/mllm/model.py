@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raexla.models.mllm.attention import register
 from raexla.models.mllm.recipe import MLLMRecipe
+from raexla.nn.stack import Stacked
 from raexla.nn.tables import TableModule
 
 if TYPE_CHECKING:
     from transformers import Qwen2Config
 
 
-class MLLM(TableModule):
+class MLLM(Stacked, TableModule):
     """A Qwen2 that reads image features and whose queries condition a diffusion model.
 
     Args:
@@ -42,6 +44,7 @@ class MLLM(TableModule):
         width = config.hidden_size
         self.config, self.recipe = config, recipe
         self.width = width
+        config._attn_implementation = register()
         self.llm = Qwen2Model(config)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(width, config.vocab_size, bias=False)
@@ -115,12 +118,19 @@ class MLLM(TableModule):
             positions: int [B or 1, L].
             cache: an object with `update(keys, values, layer)`, see `raexla.models.mllm.decode`.
         """
+        if cache is None:
+            fixed = {
+                "attention_mask": mask,
+                "position_ids": positions,
+                "position_embeddings": self.llm.rotary_emb(embedded, positions),
+            }
+            return self.llm.norm(self.runner(list(self.llm.layers), embedded, (), fixed))
         output = self.llm(
             inputs_embeds=embedded,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=True,
         )
         return output.last_hidden_state
 
@@ -134,9 +144,14 @@ class MLLM(TableModule):
         positions = query_start.long()[:, None] + torch.arange(self.recipe.queries, device=hidden.device)
         return self.connector(torch.gather(hidden, 1, positions[:, :, None].expand(-1, -1, self.width)))
 
+    @property
+    def output_table(self) -> Tensor:
+        """[V, h], whose products with hidden states are the logits; the embedding table where they are tied."""
+        return self.llm.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [..., V] of hidden states [..., h]."""
-        return F.linear(hidden, self.llm.embed_tokens.weight if self.lm_head is None else self.lm_head.weight)
+        return F.linear(hidden, self.output_table)
 
 
 def causal_inputs(embedded: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
