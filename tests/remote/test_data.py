@@ -1,21 +1,19 @@
 """Shards in object stores: packed, indexed, verified and read as on disk, with and without faults on the way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from raexla.data import DataRecipe, Sample, open_loader
 from raexla.data.shards import index, pack, verify
 from raexla.data.shards.manifest import read_index
 from raexla.files import FileUnavailable, Store
 from tests.remote.conftest import QUICK
 from tests.remote.proxy import FaultyProxy
+from tests.remote.reading import batches, same_batches, through_workers
 from tests.unit.data.conftest import picture_bytes
 
-SAMPLES, ROWS = 60, 8
+SAMPLES = 60
 
 
 @pytest.fixture(scope="module")
@@ -49,43 +47,6 @@ def _tars(store: Store) -> dict[str, bytes]:
     return {name: store.read(name) for name in store.names() if name.endswith(".tar")}
 
 
-def keep(sample: Sample, rng: np.random.Generator) -> Sample:
-    """No transform."""
-    return sample
-
-
-def stack(group: str, items: list[Any]) -> dict[str, np.ndarray]:
-    """The pictures."""
-    return {"pixels": np.stack([sample.image for sample in items])}
-
-
-def batches(path: str, count: int, cursor: dict[str, Any] | None = None, **loader: Any) -> Iterator[tuple[Any, ...]]:
-    """(uids, pixels, cursor) of batches; with another cache they fetch more often."""
-    recipe = DataRecipe.model_validate(
-        {
-            "sources": [{"name": "s", "path": path}],
-            "order": {"streams": 4, "piece": 2, "window": 8},
-            "loader": {"read_ahead": 1, **loader},
-        }
-    )
-    with open_loader(
-        recipe, transform=keep, collate=stack, global_batch_images=ROWS, seed=1, cursor=cursor, retry=QUICK()
-    ) as opened:
-        for _ in range(count):
-            batch = next(opened)
-            assert batch.refused == []
-            yield batch.uids["generation"], batch.arrays["generation/pixels"], batch.cursor
-
-
-def _same(found: Iterator[tuple[Any, ...]], expected: Iterator[tuple[Any, ...]]) -> dict[str, Any]:
-    cursor = {}
-    for (uids, pixels, cursor), (other_uids, other_pixels, other_cursor) in zip(found, expected, strict=True):
-        assert uids == other_uids
-        assert cursor == other_cursor
-        assert (pixels == other_pixels).all()
-    return cursor
-
-
 @pytest.mark.parametrize("kind", ["gs", "s3"])
 def test_packed_indexed_verified_and_read_as_on_disk(kind, pictures, shards, request):
     request.getfixturevalue("gcs" if kind == "gs" else "s3")
@@ -93,10 +54,10 @@ def test_packed_indexed_verified_and_read_as_on_disk(kind, pictures, shards, req
     pack(pictures, url, samples_per_shard=13)
     assert verify(url, decode=True).problems == []
     assert _tars(Store(url)) == _tars(Store(shards))
-    cursor = _same(batches(url, 6), batches(str(shards), 6))
-    _same(batches(url, 3, cursor), batches(str(shards), 3, cursor))
+    cursor = same_batches(batches(url, 6), batches(str(shards), 6))
+    same_batches(batches(url, 3, cursor), batches(str(shards), 3, cursor))
     bare = _copy(shards, f"{kind}://bucket/{kind}-bare", index=False)
-    _same(batches(bare.url, 3), batches(str(shards), 3))
+    same_batches(batches(bare.url, 3), batches(str(shards), 3))
     assert index(bare.url).manifest_hash == read_index(Store(shards)).manifest_hash
 
 
@@ -109,29 +70,21 @@ def test_faults_on_the_way_change_nothing(pictures, shards, faulty: Callable[...
     assert index(store.url, full=True).manifest_hash == read_index(Store(shards)).manifest_hash
     assert verify(store.url, decode=True).problems == []
     before = proxy.seen
-    _same(batches(store.url, 40, cache_mib=1), batches(str(shards), 40))
+    same_batches(batches(store.url, 40, cache_mib=1), batches(str(shards), 40))
     assert proxy.seen - before >= 40
     assert len(proxy.done) >= 3
     assert sum(proxy.done.values()) >= 5
 
 
-def test_storage_that_goes_away_stops_the_run(shards, faulty: Callable[..., FaultyProxy], monkeypatch):
+def test_storage_that_goes_away_stops_the_run(shards, faulty: Callable[..., FaultyProxy]):
     """It is never taken for a sample that can't be used."""
     proxy = faulty(rate=0.0, kinds=("503",))
     store = _copy(shards, "gs://bucket/away")
-    found = batches(store.url, 100, cache_mib=1)
+    found = batches(store.url, 100, retry=QUICK(attempts=2), cache_mib=1)
     next(found)
     proxy.rate = 1.0
-    monkeypatch.setattr("tests.remote.test_data.QUICK", lambda: QUICK(attempts=2))
     with pytest.raises(FileUnavailable, match="still failing after"):
         list(found)
-
-
-def through_workers(url: str, local: str) -> int:
-    """Batches of two worker processes over the URL are those of one process over the disk."""
-    cursor = _same(batches(url, 4, workers=2), batches(local, 4))
-    _same(batches(url, 2, cursor, workers=2), batches(local, 2, cursor))
-    return 6
 
 
 def test_workers_read_object_stores(shards, gcs, gcs_server, in_process):
