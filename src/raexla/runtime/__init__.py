@@ -5,7 +5,6 @@ virtual CPU devices) and `eager` (plain PyTorch). A model is placed by its shard
 `data x fsdp x tensor` (`mesh.py`). Random numbers come from `random.py`, the same on every runtime.
 """
 
-from raexla.runtime.compiler import prepare_compiler
 from raexla.runtime.base import (
     Counters,
     EagerRecipe,
@@ -15,11 +14,11 @@ from raexla.runtime.base import (
     Scalars,
     XlaRecipe,
 )
+from raexla.runtime.compiler import prepare_compiler
 from raexla.runtime.mesh import MeshRecipe
 from raexla.runtime.random import Draws
 
 __all__ = [
-    "prepare_compiler",
     "Counters",
     "Draws",
     "EagerRecipe",
@@ -30,6 +29,7 @@ __all__ = [
     "Scalars",
     "XlaRecipe",
     "open_runtime",
+    "prepare_compiler",
 ]
 
 

@@ -49,7 +49,7 @@ class EagerRecipe(Recipe):
     devices: Literal[1] | None = None
     """One device a process."""
     blocks: Literal["unrolled", "recomputed"] = "unrolled"
-    """How transformer blocks are run in training: everything kept for the backward pass, or each block's input alone."""
+    """How transformer blocks are run in training: everything is kept for the backward pass, or each block's input."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
     peer_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
