@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ablation.runs import RUNTIMES, Bench, done, run
 from ablation.sheet import sheet
-from ablation.summary import as_json, of_variant, read_results, report
+from ablation.summary import as_json, into_page, of_variant, read_results, report
 from ablation.variants import RECIPE, TABLES, VARIANTS, cells
 
 from raexla.checkpoint.files import write_json
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=200, help="of each run; `gan` keeps the recipe's (default 200)")
     made.add_argument("--seeds", type=int, default=3, help="0 to SEEDS - 1 (default 3)")
     made.add_argument("--variants", nargs="+", metavar="NAME", help=f"only these of them: {', '.join(VARIANTS)}")
+    made.add_argument("--page", type=Path, help="a Markdown page whose tables (between marks) are replaced")
     made.add_argument("--runtime", choices=tuple(RUNTIMES), default="eager", help="what trains (default eager)")
     return made
 
@@ -85,7 +86,7 @@ def work(options: argparse.Namespace) -> None:
         print(f"{len(wanted)} runs, {len(wanted) - len(todo)} of them done already", flush=True)
     if todo:
         train_and_score(bench, todo)
-    sum_up(bench)
+    sum_up(bench, options.page)
 
 
 def train_and_score(bench: Bench, todo: Sequence) -> None:
@@ -111,7 +112,7 @@ def train_and_score(bench: Bench, todo: Sequence) -> None:
         )
 
 
-def sum_up(bench: Bench) -> None:
+def sum_up(bench: Bench, page: Path | None = None) -> None:
     """Tables and sheet of all that is done in this folder."""
     import numpy as np
 
@@ -120,6 +121,8 @@ def sum_up(bench: Bench) -> None:
         raise UserError(f"{bench.out} holds no results: name what to run ({', '.join(TABLES)})")
     write_json(bench.out / "results.json", as_json(results))
     (bench.out / "tables.md").write_text(report(results), encoding="utf-8")
+    if page is not None:
+        page.write_text(into_page(page.read_text(encoding="utf-8"), report(results)), encoding="utf-8")
 
     def pictures(variant: str) -> dict[str, np.ndarray] | None:
         found = of_variant(results, variant)

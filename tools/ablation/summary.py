@@ -25,6 +25,7 @@ _CRITIC = {
     "fake spread": "critic/fake_std",
     "GAN weight x lambda": "adversarial_weight",
 }
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 Results = Sequence[Mapping[str, Any]]
 
 
@@ -108,7 +109,7 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def table_of(results: Results, table: Table, columns: Sequence[tuple[str, str]], heads: Sequence[str]) -> str:
-    """One row a variant that has results; `columns` are (what was decoded, measure)."""
+    """One row a variant that has results; empty if none has. `columns` are (what was decoded, measure)."""
     rows = []
     for variant in table.rows:
         scores = scores_of(results, variant)
@@ -116,28 +117,41 @@ def table_of(results: Results, table: Table, columns: Sequence[tuple[str, str]],
             seeds = len(of_variant(results, variant))
             cells = [shown(scores.get(name, {}).get(key), DIGITS[key]) for name, key in columns]
             rows.append([table.title_of(variant), str(seeds), *cells])
-    return markdown(["", "seeds", *heads], rows)
+    return markdown(["", "seeds", *heads], rows) if rows else ""
 
 
 def report(results: Results) -> str:
-    """All tables as Markdown."""
-    parts = []
+    """All tables that have rows, as Markdown."""
+    parts: list[tuple[str, str]] = []
     for name in ("losses", "noise"):
         table = TABLES[name]
         clean = [("scenes", key) for key in DIGITS]
-        parts += [f"## {table.title}: clean latents", table_of(results, table, clean, list(HEADS.values()))]
-        blurred = [(f"scenes, noise {s}", key) for s in ("0.2", "0.4") for key in ("psnr", "ssim", "rfid", "right")]
+        parts.append((f"{table.title}: clean latents", table_of(results, table, clean, list(HEADS.values()))))
+        blurred = [(f"scenes, noise {s}", key) for s in ("0.2", "0.4") for key in ("psnr", "rfid", "right")]
         heads = [f"{HEADS[key]} at {what.rpartition(' ')[2]}" for what, key in blurred]
-        parts += [f"## {table.title}: noised latents", table_of(results, table, blurred, heads)]
+        parts.append((f"{table.title}: noised latents", table_of(results, table, blurred, heads)))
     table = TABLES["data"]
     wide = [(what, key) for what in ("scenes", "words", "text") for key in ("psnr", "ssim", "rfid")]
     heads = [f"{what}: {HEADS[key]}" for what, key in wide]
-    parts += [f"## {table.title}", table_of(results, table, wide, heads)]
+    parts.append((table.title, table_of(results, table, wide, heads)))
     table = TABLES["gan"]
     for variant in table.rows:
         if course := course_of(results, variant):
-            parts += [f"## {table.title}: {table.title_of(variant)}", _course(course)]
-    return "\n\n".join(parts) + "\n"
+            parts.append((f"{table.title}: {table.title_of(variant)}", _course(course)))
+    return "\n\n".join(f"## {title}\n\n{body}" for title, body in parts if body) + "\n"
+
+
+def into_page(page: str, tables: str) -> str:
+    """`page` with `tables` in place of what stands between its marks; headings go down by one.
+
+    Raises:
+        UserError: the page has no marks.
+    """
+    before, first, rest = page.partition(BEGIN)
+    _, last, after = rest.partition(END)
+    if not (first and last):
+        raise UserError(f"--page: it needs the lines {BEGIN} and {END}, between which the tables stand")
+    return f"{before}{BEGIN}\n\n{tables.replace('## ', '### ').strip()}\n\n{END}{after}"
 
 
 def _course(course: Sequence[Mapping[str, Any]]) -> str:

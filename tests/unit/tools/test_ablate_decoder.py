@@ -56,10 +56,10 @@ def test_a_run_that_two_tables_share_is_one():
     from ablation.variants import TABLES, cells
 
     names = [cell.name for cell in cells(["losses", "noise"], 2)]
-    assert names[:3] == ["l1-seed0", "perceptual-seed0", "gram-seed0"]
+    assert names[:3] == ["start-seed0", "l1-seed0", "perceptual-seed0"]
     assert names.count("gan-seed1") == 1
     assert len(names) == len(set(names)) == 2 * len({*TABLES["losses"].rows, *TABLES["noise"].rows})
-    assert [name.endswith("seed0") for name in names] == [True] * 7 + [False] * 7  # whole tables come first
+    assert [name.endswith("seed0") for name in names] == [True] * 8 + [False] * 8  # whole tables come first
 
 
 def test_all_settings_make_a_recipe(bench, monkeypatch):
@@ -78,7 +78,8 @@ def test_all_settings_make_a_recipe(bench, monkeypatch):
     assert (found["recipe"].train, found["recipe"].optim) == (plain.train, plain.optim)
     assert [s.weight for s in found["scenes-text"].data.sources] == [7, 1]
     assert found["scenes-text"].data.sources[1].path == str(bench.made / "text")
-    assert {r.train.steps for name, r in found.items() if not name.startswith("recipe")} == {120}
+    assert {r.train.steps for name, r in found.items() if not name.startswith(("recipe", "start"))} == {120}
+    assert found["start"].train.steps == 1
 
 
 def test_what_is_done_is_not_done_again_and_other_settings_are_refused(bench, monkeypatch):
@@ -86,7 +87,7 @@ def test_what_is_done_is_not_done_again_and_other_settings_are_refused(bench, mo
     from ablation.variants import cells
 
     monkeypatch.chdir(RECIPE.parents[2])
-    cell, other = cells(["losses"], 1)[:2]
+    cell, other = cells(["losses"], 1)[1:3]
     assert not done(bench, cell)
     asked, scorer = [], FakeScorer()
     result = run(bench, cell, fake_train(asked), scorer)
@@ -128,7 +129,18 @@ def test_spread_over_seeds_and_rows_without_results():
     assert "| L1 | 3 | 27.00 ± 1.00 | 0.5000 ± 0.0000 |" in text
     assert "L1 + perceptual" not in text
     assert "| 5 | adversarial | 30.00 ± 1.41 |" in text
-    assert as_json(results)["tables"]["noise"] == ["tau-0", "gan", "tau-0.8"]
+    assert as_json(results)["tables"]["noise"] == ["start", "tau-0", "gan", "tau-0.8"]
+
+
+def test_tables_go_between_the_marks_of_a_page():
+    from ablation.summary import into_page
+
+    page = "a\n<!-- tables -->\nold\n<!-- end of tables -->\nb\n"
+    new = into_page(page, "## T\n\n| 1 |\n")
+    assert new == "a\n<!-- tables -->\n\n### T\n\n| 1 |\n\n<!-- end of tables -->\nb\n"
+    assert into_page(new, "## T\n\n| 1 |\n") == new
+    with pytest.raises(UserError, match="it needs the lines"):
+        into_page("no marks", "")
 
 
 def test_results_of_different_protocols_are_not_compared():
@@ -154,12 +166,14 @@ def test_the_whole_summary_and_its_sheet(bench, monkeypatch, capsys):
         bench.out / "originals.npz", **{n: np.zeros((8, 32, 32, 3), np.uint8) for n in ("scenes", "words", "text")}
     )
     assert ablate_decoder.main(["--out", str(bench.out)]) == 0
-    assert "16 runs summed up" in capsys.readouterr().out
+    assert "18 runs summed up" in capsys.readouterr().out
     result = json.loads((bench.out / "results.json").read_text())
-    assert len(result["cells"]) == 16
+    assert len(result["cells"]) == 18
     assert result["protocols"]["words"] == {"images": 1000, "what": "words"}
     pixels = np.asarray(Image.open(bench.out / "sheet.png"))
-    assert (pixels == 7).all(-1).sum() == 64 * 64 * 14 * (5 + 1 + 3)  # every variant's pictures; `noise` has one row
+    assert (pixels == 7).all(-1).sum() == 64 * 64 * 14 * (
+        6 + 2 + 3
+    )  # every variant's pictures; two of `losses` stand in `noise`
     assert ablate_decoder.main(["loses", "--out", str(bench.out)]) == 2
     assert "error: 'loses' is not known; choose from losses, noise, data, gan" in capsys.readouterr().err
 
