@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from raexla.files.ranged import RangedFile
-from raexla.files.retry import FileDamaged, Retry, meaning, transport_errors
+from raexla.files.retry import FileDamaged, FileUnavailable, Retry, meaning, transport_errors
 from raexla.recipe import UserError
 
 T = TypeVar("T")
@@ -148,19 +148,14 @@ class Store:
     def write(self, name: str, source: BinaryIO) -> None:
         """Copy `source` from its start to `name`, which appears complete or not at all.
 
-        A large one is streamed, block after block, and read anew by each try.
+        A large one is streamed, block after block, and read anew by each try. Raises `FileUnavailable`.
         """
         size = source.seek(0, io.SEEK_END)
         if self.local:
-            path = self.path(name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            partial = f"{path}.partial"
-            with open(partial, "wb") as target:
-                source.seek(0)
-                shutil.copyfileobj(source, target, 1 << 20)
-                target.flush()
-                os.fsync(target.fileno())
-            os.replace(partial, path)
+            try:
+                self._write_local(self.path(name), source)
+            except OSError as error:
+                raise FileUnavailable(f"{self._say(name)} can't be written: {error.strerror or error}") from error
         elif size <= BLOCK_BYTES:
             source.seek(0)
             self._send(name, _read_fully(source, size))
@@ -273,6 +268,16 @@ class Store:
         if len(data) != end - start and self.filesystem.info(self.path(name), **self._patience())["size"] >= end:
             raise EOFError(f"a body of {len(data)} bytes where {end - start} were asked for")
         return bytes(data)
+
+    def _write_local(self, path: str, source: BinaryIO) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        partial = f"{path}.partial"
+        with open(partial, "wb") as target:
+            source.seek(0)
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(partial, path)
 
     def _send(self, name: str, source: bytes | BinaryIO) -> None:
         """Upload with retries, then look whether all of it is there.

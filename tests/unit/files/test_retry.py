@@ -132,6 +132,12 @@ def test_a_listing_is_never_a_part_of_one(monkeypatch):
     assert Store("halting://x/rest", retry).names() == ["a"]
 
 
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileUnavailable, match=rf"^{tmp_path}/file/x can't be written: (File exists|Not a directory)$"):
+        Store(tmp_path / "file").write_bytes("x", b"x")
+
+
 def test_what_reads_local_files_only_says_how_to_copy():
     for path in ("gs://bucket/runs/one", Path("gs://bucket/runs/one")):
         with pytest.raises(UserError, match=r"--model: gs://bucket/runs/one is not on .*: gcloud storage cp -r gs://b"):
