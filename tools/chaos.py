@@ -286,12 +286,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     began = time.monotonic()
     options.start = options.start or ("exec" if options.runtime == "xla" else "fork")
-    if options.start == "fork":
-        _import_what_runs_need()
     if options.runtime == "xla":
         from tests.harness import QUICK
 
         os.environ.setdefault("XLA_FLAGS", QUICK)
+    if options.start == "fork":
+        _import_what_runs_need(options.runtime)
     folder = options.out or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -304,12 +304,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FAILED if wrong else OK
 
 
-def _import_what_runs_need() -> None:
+def _import_what_runs_need(runtime: str) -> None:
     """Then no copy of this program has to; the larger part of a start of so small a run."""
     import transformers.models.qwen2.modeling_qwen2
     import transformers.models.siglip.modeling_siglip  # noqa: F401
 
     import raexla.train.stages  # noqa: F401
+
+    if runtime == "xla":
+        os.environ["PJRT_DEVICE"] = "CPU"
+        import torch_xla.runtime  # noqa: F401  starts no client
 
     threads = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").is_dir() else 1
     if threads > 1:

@@ -87,14 +87,18 @@ def _assert_same(whole: Path, run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name", "number", "step", "owed"),
-    [
+    [  # the slow ones are no slower than the others, but come near one of them
         pytest.param(PretrainTask, "open_loader", 1, 0, True, id="before the first step"),
-        pytest.param(TextToImageValidation, "run", 1, 0, True, id="in the first evaluation"),
+        pytest.param(TextToImageValidation, "run", 1, 0, True, id="in the first evaluation", marks=pytest.mark.slow),
         pytest.param(TextToImageValidation, "run", 2, 3, True, id="in an evaluation"),
-        pytest.param(PretrainTask, "train_step", 3, 3, True, id="in a step that an evaluation follows"),
+        pytest.param(
+            PretrainTask, "train_step", 3, 3, True, id="in a step that an evaluation follows", marks=pytest.mark.slow
+        ),
         pytest.param(Saver, "save", 2, 2, False, id="in a save"),
         pytest.param(PretrainTask, "train_step", STEPS, STEPS, True, id="in the last step"),
-        pytest.param(PretrainTask, "export", 1, None, False, id="while the artifact is written"),
+        pytest.param(
+            PretrainTask, "export", 1, None, False, id="while the artifact is written", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_asked_to_stop(owner, name, number, step, owed, made, whole, asked, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 from chaos_runs.start import Job
 
 STEP_LINE = re.compile(rb'\{"step": (\d+),')
-KINDS = {"start": "in the start", "step": "in the steps", "save": "in a save"}
+KINDS = {"start": "in the start", "step": "in the steps", "save": "just after a save"}
 PATIENCE = 1200.0
 """Seconds in which a start of a run must have got somewhere; far more than it takes on an idle machine."""
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -140,22 +138,18 @@ def test_the_limit_is_a_multiple_of_the_median_and_at_least_the_floor(tmp_path, 
     assert watch.limit_seconds == pytest.approx(40.0)
 
 
-def test_a_program_that_hangs_is_ended_if_the_recipe_says_so(tmp_path):
-    code = f"""
-import time
-from pathlib import Path
-from raexla.train.watch import Watch, WatchRecipe
-recipe = WatchRecipe(heartbeat_seconds=1.0, slow_floor_seconds=0.1, abort=True)
-watch = Watch(Path({str(tmp_path)!r}), recipe, 0, 1, 9)
-watch.begin()
-watch.at(2)
-time.sleep(60)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == ABORTED == 77
-    assert "ending this program with exit code 77 (watch.abort)" in done.stderr
-    assert "time.sleep" not in done.stderr
-    assert (tmp_path / "stacks" / "process-00000.txt").is_file()
+def test_a_program_that_hangs_is_ended_if_the_recipe_says_so(tmp_path, monkeypatch, capfd):
+    _quick(monkeypatch)
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    watch = Watch(tmp_path, _recipe(slow_floor_seconds=0.05, abort=True), 0, 1, 9)
+    watch.begin()
+    watch.at(2)
+    _until(lambda: bool(codes))
+    watch.close("failed")
+    assert codes == [ABORTED] == [77]
+    assert "ending this program with exit code 77 (watch.abort)" in capfd.readouterr().err
+    assert "step 3 has taken" in (tmp_path / "stacks" / "process-00000.txt").read_text()
 
 
 def test_a_notice_asks_the_run_to_stop(monkeypatch, tmp_path: Path):
