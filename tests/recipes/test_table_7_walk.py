@@ -86,16 +86,10 @@ def walk(root: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_three_steps_in_each_phase(
-    tmp_path: Path,
-    in_process: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    record_property: Callable[[str, object], None],
-):
+def test_three_steps_in_each_phase(tmp_path: Path, in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    done = in_process(walk, str(tmp_path), seconds=3000)
-    for name in ("seconds", "peak_gib"):
-        record_property(name, done[name])
+    done = in_process(walk, str(tmp_path), seconds=7200)  # four minutes of one core, if it has one
+    print(f"training took {done['seconds']:.0f} s and {done['peak_gib']:.1f} GiB")
     assert done["codes"] == [0, 0]
     assert done["fallbacks"] == []
     assert done["peak_gib"] < 12
