@@ -96,6 +96,25 @@ def train(
         train_recipe(load_recipe(recipe, [*(overrides or ()), *extra]), fresh, stop)
 
 
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    topology: Annotated[str, typer.Option("--topology", metavar="CHIP:SHAPE", help="v5p:4x4x4, v6e:8x8, v4:4x4x4.")],
+    overrides: SetOption = None,
+    slices: Annotated[int, typer.Option("--slices", min=1, help="Equal slices; mesh.data runs between them.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Closed forms only, no compiler: seconds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Values for a program.")] = False,
+) -> None:
+    """Say whether a recipe fits a TPU slice, and how fast it would train: estimates that have met no TPU."""
+    import json
+
+    from raexla.plan.report import lines
+    from raexla.plan.verb import plan_recipe
+
+    found = plan_recipe(load_recipe(recipe, overrides), str(recipe), topology, slices, quick)
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(lines(found)))
+
+
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeFile, overrides: SetOption = None) -> None:
     """Print the resolved recipe: parents merged, overrides applied, defaults filled in."""

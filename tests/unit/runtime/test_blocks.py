@@ -57,9 +57,7 @@ def differentiate(blocks: str, depth: int, dtype: str, devices: int) -> dict[str
 def gap(found: dict[str, Any], expected: dict[str, Any]) -> float:
     """Largest difference, of each tensor's largest value."""
     pairs = zip(found["values"], expected["values"], strict=True)
-    return max(
-        float((torch.tensor(a) - torch.tensor(b)).abs().max() / torch.tensor(b).abs().max()) for a, b in pairs
-    )
+    return max(float((torch.tensor(a) - torch.tensor(b)).abs().max() / torch.tensor(b).abs().max()) for a, b in pairs)
 
 
 def on_devices(devices: int) -> dict[str, Any]:
