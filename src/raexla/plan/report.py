@@ -16,8 +16,8 @@ USABLE = 0.95
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was found about a recipe on a slice. `compiled` is None in a quick plan; `refused_gib` is what the
-    compiler would have needed where it found no way to fit."""
+    """Everything that was found about a recipe on a slice. `compiled` is None in a quick plan; `refused_gib` is what
+    the compiler would have needed where it found no way to fit."""
 
     recipe: str
     where: Slice
@@ -112,12 +112,13 @@ def lines(plan: Plan) -> list[str]:
         ]
     if plan.refused_gib is not None:
         out += ["", f"  the compiler finds no way to fit: {plan.refused_gib:.1f} GiB needed"]
+    rate = guess.images_per_second_per_chip
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     out += [
         "",
         f"  {verdict}: {plan.peak_hbm_gib:.1f} GiB of {where.chip.hbm_gib:g} a chip",
         f"  {guess.step_seconds:.2f} s a step, MFU {guess.mfu:.0%}, "
-        f"{guess.images_per_second_per_chip:.1f} images/s a chip ({guess.images_per_second_per_chip * where.chips:,.0f}/s together); longest: {guess.limit}",
+        f"{rate:.1f} images/s a chip ({rate * where.chips:,.0f}/s together); longest: {guess.limit}",
         f"  {counts.steps:,} steps: {guess.days:.1f} days, {guess.chip_hours:,.0f} chip-hours; "
         f"a checkpoint is {checkpoint_gib(counts):.0f} GiB",
         f"  assumed: {', '.join(f'{name} {value:g}' for name, value in guess.assumptions.items())}",
