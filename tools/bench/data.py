@@ -158,7 +158,7 @@ def main() -> None:
         print("streaming is left out: --mosaic names a Python that has mosaicml-streaming")
     for stored, side in SIZES.items():
         with tempfile.TemporaryDirectory() as temporary:
-            write(Path(temporary), stored, 400)
+            write(Path(temporary), stored, 200)
             rates = compare(Path(temporary), side, options.pictures, options.rounds, options.mosaic)
         print(f"JPEG {stored} -> {side}: pictures per CPU-second, and divided by webdataset's")
         for name, found in rates.items():

@@ -13,7 +13,7 @@ import numpy as np
 from raexla.data.chat import Chat, ChatRow
 from raexla.data.rows import Collate, Transform
 from raexla.data.sample import Refused, Sample
-from raexla.data.transforms import AnyTransformRecipe, build_transform, decoded_at_least
+from raexla.data.transforms import AnyTransformRecipe, RandomCropRecipe, build_transform, decoded_at_least
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class Pictures:
     def __init__(self, recipe: AnyTransformRecipe) -> None:
         self.change = build_transform(recipe)
         self.at_least = decoded_at_least(recipe)
+        self.draws = isinstance(recipe, RandomCropRecipe)
 
 
 class _ToImageRow(Pictures):

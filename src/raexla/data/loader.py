@@ -182,8 +182,7 @@ def open_loader(
     processes; `groups` replaces entries of `GROUPS`; `exchange` gives every process's counts of refused samples, once a
     batch and on the thread that consumes it (without it a process judges by its own); `say` gets the lines that the
     user should see (missing index, odd shards). With `data.loader.workers`, `transform` and `collate` must be such that
-    they can be pickled: functions of a module, or objects. A `transform` may have an attribute `at_least`: see
-    `decode_image`.
+    they can be pickled: functions of a module, or objects.
 
     Raises `UserError`: a source without samples or with fewer than streams, a batch that doesn't divide, group rows
     that aren't whole, a number of processes that doesn't divide the streams, a cursor of another order.

@@ -21,7 +21,10 @@ from raexla.data.source import Source
 from raexla.recipe import UserError
 
 Transform = Callable[[Sample, np.random.Generator], Any]
-"""A decoded sample and its own draws -> what collate takes. May raise `Refused`."""
+"""A decoded sample and its own draws -> what collate takes. May raise `Refused`.
+
+It may have the attributes `draws` (False: it never draws, and gets None instead of a generator, which takes time to
+make) and `at_least` (see `decode_image`)."""
 Collate = Callable[[str, list[Any]], dict[str, np.ndarray]]
 """A group's name and its items, in row order -> arrays `[n, ...]` of constant shapes, row i of item i alone: the rows
 of a batch are collated in parts."""
@@ -68,6 +71,7 @@ class RowMaker:
 
     def __init__(self, work: Work, cursor: Cursor, streams: range) -> None:
         self.work, self.cursor, self.streams = work, cursor, streams
+        self._draws = getattr(work.transform, "draws", True)
         self._pool = ThreadPoolExecutor(work.threads, thread_name_prefix="decode") if work.threads > 1 else None
         self._positions = {
             (stream, number): self._position(stream, number)
@@ -124,7 +128,8 @@ class RowMaker:
         uid = source.uid(place.shard, place.row)
         try:
             sample = source.load(place.shard, place.row, seed=work.seed, epoch=place.epoch, at_least=work.at_least)
-            return uid, work.transform(sample, generator(work.seed, "transform", uid, place.epoch))
+            rng: Any = generator(work.seed, "transform", uid, place.epoch) if self._draws else None
+            return uid, work.transform(sample, rng)
         except Refused as refusal:
             raise _RefusedAt(refusal, uid, place.epoch) from None
 
