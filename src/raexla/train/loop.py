@@ -253,8 +253,8 @@ class _Loop:
         if self.metrics is not None:
             self.metrics.close()
         self.watch.close(ended)
-        if (lost := self.run.close(failed=ended != "done")) is not None:
-            self.progress.say(f"  {lost}")
+        if (unsent := self.run.close(failed=ended != "done")) is not None:
+            self.progress.say(f"  {unsent}")
 
     # -- the parts --
 
