@@ -9,8 +9,9 @@ import pytest
 
 from raexla import cli
 from raexla.checkpoint import Checkpoint
-from raexla.files import FileUnavailable, Store
+from raexla.files import Store
 from raexla.obs.metrics import read_metrics
+from raexla.recipe import UserError
 from raexla.train.directory import RunDirectory
 from raexla.train.encoder import EncoderTask
 from raexla.train.stages import train_recipe
@@ -112,7 +113,7 @@ def test_a_run_on_a_url_is_the_run_on_disk(made, whole, run, tmp_path, capsys):
     assert [value["step"] for value in _values(_fetched(run, tmp_path / "fresh"))] == [1]
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_killed_and_gone_on_with_from_nothing_but_the_url(step, made, whole, run, tmp_path, monkeypatch):
     recipe = stages.resolve(_recipe(made, URL))
     with monkeypatch.context() as patch:
@@ -138,29 +139,7 @@ def test_a_run_that_fails_still_says_why(made, run, tmp_path, monkeypatch):
     assert "failed" in run.read("heartbeat/process-00000.json").decode()
 
 
-def test_an_artifact_is_there_whole_or_not_at_all(made, whole, run, tmp_path, monkeypatch):
-    recipe = stages.resolve(_recipe(made, URL))
-    original = Store.upload
-
-    def losing(self: Store, path: Path, name: str) -> None:
-        if name.endswith("model.safetensors") and self.url == URL:
-            raise FileUnavailable("gone")
-        original(self, path, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "upload", losing)
-        with pytest.raises(FileUnavailable, match="gone"):
-            train_recipe(recipe)
-        assert not run.exists("artifact/artifact.json")
-    train_recipe(recipe)
-    _assert_same(whole, run, tmp_path / "fetched")
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "upload", losing)
-        with pytest.raises(FileUnavailable, match="gone"):
-            train_recipe(recipe)  # a finished run writes its artifact again
-        assert not run.exists("artifact/artifact.json")
-
-
+@pytest.mark.slow
 def test_faults_on_the_way_change_nothing(made, whole, run, faulty: Callable[..., FaultyProxy], tmp_path):
     proxy = faulty(rate=0.05, seed=8)
     train_recipe(stages.resolve(_recipe(made, URL)))
@@ -172,6 +151,6 @@ def test_faults_on_the_way_change_nothing(made, whole, run, faulty: Callable[...
 def test_a_folder_that_is_no_run_is_left_alone(made, run):
     run.write_bytes("precious.txt", b"x")
     for fresh in (False, True):
-        with pytest.raises(Exception, match=rf"run.dir {URL} is not empty and holds no run"):
+        with pytest.raises(UserError, match=rf"run.dir {URL} is not empty and holds no run"):
             train_recipe(stages.resolve(_recipe(made, URL)), fresh=fresh)
     assert run.names() == ["precious.txt"]
