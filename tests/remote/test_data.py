@@ -87,6 +87,7 @@ def test_storage_that_goes_away_stops_the_run(shards, faulty: Callable[..., Faul
         list(found)
 
 
+@pytest.mark.slow
 def test_workers_read_object_stores(shards, gcs, gcs_server, in_process):
     """In a fresh process: the one that workers are forked from must have begun with this environment."""
     store = _copy(shards, "gs://bucket/workers")
