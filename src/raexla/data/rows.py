@@ -96,8 +96,8 @@ class RowMaker:
         except _Hopeless:
             return Rows(refused=rows.refused, passed=rows.passed, hopeless=True)
         self.cursor.advance(work.mixture.rows_per_stream)
-        for place, lane in lanes.items():
-            self._positions[place] += lane.wanted
+        for drawn_from, lane in lanes.items():
+            self._positions[drawn_from] += lane.wanted
         return rows
 
     def close(self) -> None:
