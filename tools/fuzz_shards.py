@@ -41,6 +41,7 @@ from raexla.data.shards import ReshardRecipe, index, pack, peek, reshard, stats,
 from raexla.data.shards.headers import read_members
 from raexla.data.shards.tar import scan
 from raexla.data.source import Source
+from raexla.obs import Progress
 from raexla.recipe import BadDataError, UserError
 
 OUR_ERRORS = (UserError, BadDataError)
@@ -70,7 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mib", type=int, default=512, help="memory that a case may add")
     options = parser.parse_args(arguments)
     numbers = range(options.count) if options.case is None else [options.case]
-    found = fuzz(options.seed, numbers, options.only, options.seconds, options.mib, loud=options.case is not None)
+    bar = Progress("shards", len(numbers))
+    found = fuzz(
+        options.seed, numbers, options.only, options.seconds, options.mib, options.case is not None, bar.advance
+    )
+    bar.close()
     for violation in found.violations:
         print(violation)
     for outcome, number in sorted(found.outcomes.items()):
@@ -86,11 +91,11 @@ def fuzz(
     seconds: float = 10.0,
     mib: int = 512,
     loud: bool = False,
-    folder: Path | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Found:
-    """The cases `numbers` of a seed, below `folder`, or where the system keeps files that need no disk."""
+    """The cases `numbers` of a seed; `tick` is told of each. Their files need no disk where the system has such."""
     found = Found()
-    memory = "/dev/shm" if folder is None and os.access("/dev/shm", os.W_OK) else folder
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="raexla-fuzz-", dir=memory) as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow tells of large pictures and damaged EXIF
         guard = _Guard(Path(name))
@@ -104,6 +109,7 @@ def fuzz(
             faulthandler.cancel_dump_traceback_later()
             if _peak_mib() - before > mib:
                 found.violations.append(_name(case, f"{_peak_mib() - before} MiB more memory, {mib} are allowed"))
+            tick()
     return found
 
 

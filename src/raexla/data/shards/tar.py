@@ -28,7 +28,8 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "
 """In the order in which a sample's image is looked for."""
 
 
-_MAX_CELLS = 1 << 23  # samples x extensions of a shard's table; those of honest shards have thousands
+_MANY_EXTENSIONS = 64  # up to here a table grows as its shard does
+_MAX_CELLS = 1 << 18  # samples x extensions of a table with more of them
 _MAX_TABLE = 1 << 28  # bytes of a shard's table, unpacked
 
 
@@ -144,7 +145,7 @@ def make_table(members: Iterable[tuple[str, int, int]]) -> MemberTable:
         previous = key
         sample[extension] = (offset, size)
     extensions = sorted({extension for sample in samples.values() for extension in sample})
-    if len(samples) * len(extensions) > _MAX_CELLS:
+    if len(extensions) > _MANY_EXTENSIONS and len(samples) * len(extensions) > _MAX_CELLS:
         raise _TooWide(
             f"{len(extensions)} different extensions in {len(samples)} samples (such as {extensions[0]!r} and "
             f"{extensions[-1]!r}): a key ends at the first dot of a file's name, so keys must have none"
