@@ -135,7 +135,7 @@ def ckpt_ls(
 @ckpt_app.command("verify")
 def ckpt_verify(
     places: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or runs with all of theirs; any fsspec URL.")
+        list[str], typer.Argument(metavar="PATH", help="Checkpoints, or runs with all of theirs; any fsspec URL.")
     ],
 ) -> None:
     """Read every byte and compare every hash; exit code 3 if a file is not what was written, and its name."""
@@ -159,7 +159,7 @@ def ckpt_cp(
 
 @ckpt_app.command("rm")
 def ckpt_rm(
-    places: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="Checkpoints; any fsspec URL.")],
+    places: Annotated[list[str], typer.Argument(metavar="CHECKPOINT", help="Checkpoints; any fsspec URL.")],
     force: Annotated[bool, typer.Option("--force", help="Even if none is left that a run could go on from.")] = False,
 ) -> None:
     """Remove checkpoints, damaged ones too; the last complete one of a run only with --force."""

@@ -85,7 +85,7 @@ def deal(blocks: Sequence[Block], index: int, count: int) -> list[Block]:
 
 def as_bytes(values: Tensor) -> memoryview:
     """The memory of a contiguous host tensor."""
-    return memoryview(values.reshape(-1).view(torch.uint8).numpy())
+    return values.reshape(-1).view(torch.uint8).numpy().data
 
 
 class PieceFile(io.RawIOBase):

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from raexla.checkpoint.layout import damaged, entries, read_manifest
-from raexla.checkpoint.pieces import BLOCK_BYTES, DTYPE_NAMES, DTYPES, elements
+from raexla.checkpoint.pieces import DTYPE_NAMES, DTYPES, as_bytes, elements
 from raexla.files import FileDamaged, FileUnavailable, Store
 from raexla.recipe import UserError
 from raexla.runtime import Runtime
 from raexla.runtime.base import Part
 
-SPAN_BYTES = BLOCK_BYTES
-"""Small pieces that lie together are read together, up to so many bytes."""
+SPAN_BYTES = 4 << 20
+"""Small pieces that lie together are read together, up to so many bytes; larger ones straight to where they belong."""
 READERS = 8
-"""Spans that are read at a time, at most; each takes `SPAN_BYTES` of memory, or one piece if that is more."""
+"""Spans that are read at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,11 @@ class Checkpoint:
             pass
 
     def _copy(self, span: _Span, wanted: Mapping[str, list[Part]]) -> None:
-        data = self._read(span)
+        straight = self._straight(span.pieces[0], wanted) if len(span.pieces) == 1 else None
+        data = self._read(span, straight)
+        if straight is not None:
+            self._checked(span, span.pieces[0], data)
+            return
         for piece in span.pieces:
             own = self._checked(span, piece, data)
             dtype = DTYPES[self.manifest["tensors"][_key(piece)]["dtype"]]
@@ -226,6 +230,14 @@ class Checkpoint:
                 if (both := _overlap(piece, part.region)) is not None:
                     there, here = both
                     part.into[here] = values[there]
+
+    def _straight(self, piece: Mapping[str, Any], wanted: Mapping[str, list[Part]]) -> memoryview | None:
+        """The memory that a piece goes to, if it goes to one place only and lies there as in the file."""
+        found = [(part, both[1]) for part in wanted[_key(piece)] if (both := _overlap(piece, part.region)) is not None]
+        if len(found) != 1:
+            return None
+        into = found[0][0].into[found[0][1]]
+        return as_bytes(into) if list(into.shape) == piece["shape"] and into.is_contiguous() else None
 
     def _differing(self, span: _Span) -> list[str]:
         try:
@@ -240,8 +252,8 @@ class Checkpoint:
             != piece["sha256"]
         ]
 
-    def _read(self, span: _Span) -> memoryview:
-        data = memoryview(bytearray(span.end - span.start))
+    def _read(self, span: _Span, into: memoryview | None = None) -> memoryview:
+        data = into if into is not None else memoryview(bytearray(span.end - span.start))
         try:
             self.store.read_into(span.file, span.start, data)
             return data

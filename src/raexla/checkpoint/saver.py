@@ -178,7 +178,8 @@ class Saver:
     def _to_host(self, state: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Any]], list[Block]]:
         """What every process knows of the tensors, and the blocks that this one writes, copied."""
         tensors = {key: {"shape": list(t.shape), "dtype": DTYPE_NAMES[t.dtype]} for key, t in state.items()}
-        blocks, live = [], set()
+        blocks: list[Block] = []
+        live: set[str] = set()
         for key, tensor in state.items():
             for piece in self._runtime.local_pieces(tensor):
                 mine = list(cut(key, piece.offset, piece.values))

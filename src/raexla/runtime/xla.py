@@ -228,12 +228,11 @@ class XlaRuntime:
 
     @torch.no_grad()
     def take(self, tensor: Tensor, parts: Sequence[Part]) -> None:
-        regions = self._regions(tensor)
-        if regions is None:
+        regions, shape = self._regions(tensor), self._shard_shape(tensor)
+        if regions is None or shape is None:
             self._assign_whole(tensor, parts[0].into)
             return
         filled = {tuple((s.start, s.stop) for s in part.region): part.into for part in parts}
-        shape = self._shard_shape(tensor)
         shards = []
         for region in regions:
             values = filled[tuple((s.start, s.stop) for s in region)]

@@ -1,6 +1,7 @@
 """Checkpoints: pieces that make up the whole, hashes, and what is refused by name."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raexla.checkpoint import Checkpoint, CheckpointDamaged, checkpoints, latest, save
+from raexla.checkpoint import Checkpoint, CheckpointDamaged, checkpoints, latest, reading, save
 from raexla.checkpoint import pieces as cutting
+from raexla.files import Store
 from raexla.recipe import UserError
+from raexla.runtime import EagerRecipe, MeshRecipe
+from raexla.runtime.base import Part
+from raexla.runtime.eager import EagerRuntime
 from tests.unit.checkpoint.worlds import SplitRuntime, assert_same, eager, small_state, zeros
 
 
@@ -172,3 +177,37 @@ def test_another_format_is_refused(tmp_path):
     (path / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(UserError, match="has checkpoint format 1, this program reads 2"):
         latest(tmp_path)
+
+
+class OneOfMany(EagerRuntime):
+    """Holds rows 10 to 15 of every matrix only, as one host of a pod does."""
+
+    def __init__(self) -> None:
+        super().__init__(EagerRecipe(device="cpu"), MeshRecipe())
+        self.got: dict[int, torch.Tensor] = {}
+
+    def parts(self, tensor: torch.Tensor) -> list[Part]:
+        return [Part((slice(10, 15), slice(0, tensor.shape[1])), torch.empty(5, tensor.shape[1]))]
+
+    def take(self, tensor: torch.Tensor, parts: Sequence[Part]) -> None:
+        self.got[id(tensor)] = parts[0].into
+
+
+def test_only_what_the_devices_of_this_process_hold_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(cutting.cut, "__defaults__", (4 * 8 * 30,))  # blocks of 8 rows
+    monkeypatch.setattr(reading, "SPAN_BYTES", 1)
+    state = {f"model/{n}": torch.randn(100, 30) for n in range(3)}
+    checkpoint = Checkpoint.open(save(tmp_path, 1, state, {}, eager()))
+    spans, read_into = [], Store.read_into
+
+    def counted(self: Store, name: str, start: int, buffer: memoryview) -> None:
+        spans.append(len(buffer))
+        read_into(self, name, start, buffer)
+
+    monkeypatch.setattr(Store, "read_into", counted)
+    runtime = OneOfMany()
+    fresh = zeros(state)
+    checkpoint.restore(fresh, runtime)
+    for name, value in state.items():
+        assert torch.equal(runtime.got[id(fresh[name])], value[10:15])
+    assert spans == [4 * 8 * 30] * 3, "one block of 8 rows of each matrix holds rows 10 to 15"
