@@ -102,6 +102,8 @@ def train_and_score(bench: Bench, todo: Sequence) -> None:
     bench.out.mkdir(parents=True, exist_ok=True)
     np.savez(bench.out / "originals.npz", **{name: scorer.originals(name) for name in SHOWN})
     for number, cell in enumerate(todo, 1):
+        if done(bench, cell):  # by another process, on the same folder
+            continue
         began = time.time()
         result = run(bench, cell, lambda sets: train_recipe(load(RECIPE, STAGES, sets)).path, scorer)
         first = result["scores"]["scenes"]

@@ -25,8 +25,8 @@ class Block:
 
 
 BLOCKS = (
-    Block("Losses (noise tau 0.2)", "losses", (("scenes", 8), ("scenes, noise 0.4", 6))),
-    Block("Noise (all losses)", "noise", (("scenes", 8), ("scenes, noise 0.4", 6))),
+    Block("Losses (noise tau 0.2)", "losses", (("scenes", 8), ("scenes, noise 0.4", 4))),
+    Block("Noise (all losses)", "noise", (("scenes", 8), ("scenes, noise 0.4", 4))),
     Block("Data", "data", (("scenes", 6), ("words", 4), ("text", 4))),
 )
 
