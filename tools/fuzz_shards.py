@@ -262,7 +262,11 @@ def _inside(folder: Path) -> None:
     """What we wrote has no name that leads out of a folder."""
     for path in folder.glob("*.tar"):
         with path.open("rb") as file:
-            for member in read_members(file, path.name):
+            try:
+                members = list(read_members(file, path.name))
+            except UserError as error:
+                raise Wrong(f"wrote what can't be read: {error}") from None
+            for member in members:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     raise Wrong(f"wrote the member {member.name!r}")
 

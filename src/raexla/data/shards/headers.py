@@ -17,7 +17,7 @@ from raexla.data.shards.store import ShardDamaged
 BLOCK = 512
 ADVICE = "the file is truncated or damaged; copy or write it again"
 
-_MAX_NAME = 1 << 16  # bytes of a long name
+_MAX_NAME = 1 << 15  # bytes of a name; no system has files with longer ones
 _MAX_PAX = 1 << 20  # bytes of a pax header
 _MAX_TAIL = 1 << 24  # bytes behind the end marker that are looked at: tars are padded to records
 _READ = 1 << 16
@@ -76,9 +76,9 @@ class _Headers:
                     return
                 kind, size = block[156:157], _checked_size(block)
                 if kind == b"L":
-                    long_name = _text(self._data(size, _MAX_NAME, "a long name"))
+                    long_name = _text(self._data(size, 2 * _MAX_NAME, "a long name"))
                 elif kind == b"K":
-                    self._data(size, _MAX_NAME, "a long link")
+                    self._data(size, 2 * _MAX_NAME, "a long link")
                 elif kind in (b"x", b"X"):
                     pax |= _pax(self._data(size, _MAX_PAX, "a pax header"))
                 elif kind == b"g":
@@ -93,6 +93,8 @@ class _Headers:
             name = _text(block[:100])
             if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
                 name = f"{prefix}/{name}"
+        if len(name) > _MAX_NAME // 4 and len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME:
+            raise _Bad(f"a name of {len(name)} characters")
         self.place += BLOCK
         what = _WITHOUT_DATA.get(kind)
         if kind == b"\0" and name.endswith("/"):  # how tars of before 1988 write folders

@@ -79,6 +79,12 @@ END = bytes(2 * BLOCK)
         (header("p", 1 << 30, b"x") + END, "a pax header of 1073741824 bytes"),
         (header("p", 9, b"x") + b"0 path=x\n".ljust(BLOCK, b"\0") + END, "a pax record of 0 bytes"),
         (header("p", 12, b"x") + b"12 size=-1\n\n".ljust(BLOCK, b"\0") + header("a.png") + END, "a size of"),
+        (
+            header("p", 40_018, b"x")
+            + (b"40018 path=%s.png\n" % (b"a" * 40_002)).ljust(40_448, b"\0")
+            + header("a.png"),
+            "a name of",
+        ),
         (header("a.png", 3) + b"abc".ljust(BLOCK, b"\0"), "no end-of-archive marker"),
         (header("a.png") + END + header("late.png") + END, "tars that were joined"),
         (b"\x1f\x8b" + bytes(600), "it is compressed"),
