@@ -10,7 +10,7 @@ from pathlib import Path
 from chaos_runs.start import Job
 
 STEP_LINE = re.compile(rb'\{"step": (\d+),')
-KINDS = {"start": "in the start", "step": "in the steps", "save": "just after a save"}
+KINDS = {"start": "in the start", "step": "in the steps", "save": "aimed at a save"}
 PATIENCE = 1200.0
 """Seconds in which a start of a run must have got somewhere; far more than it takes on an idle machine."""
 
@@ -70,6 +70,7 @@ class Hunter:
     def __init__(self, run: Path, number: signal.Signals, times: dict[str, float]) -> None:
         self._run, self._signal, self._times = run, number, times
         self._file, self._folder = run / "consumed.jsonl", run / "checkpoints"
+        self._old = set(self.writing())
 
     def step(self) -> int:
         """The last step that the run has recorded; 0 for none."""
@@ -83,12 +84,16 @@ class Hunter:
         found = [STEP_LINE.match(line) for line in lines]
         return int(found[-1][1]) if found and found[-1] else 0
 
-    def writing(self) -> list[str]:
-        """Half-done checkpoints."""
+    def writing(self) -> list[tuple[str, int]]:
+        """Half-done checkpoints, and what tells each from another of its name."""
+        found = []
         try:
-            return sorted(path.name for path in self._folder.iterdir() if path.name.startswith("."))
+            for path in self._folder.iterdir():
+                if path.name.startswith("."):
+                    found.append((path.name, path.stat().st_ctime_ns))
         except FileNotFoundError:
-            return []
+            pass  # no folder yet, or gone while looking
+        return found
 
     def strike(self, job: Job, aim: Aim, before: tuple[int, int] | None) -> Hit | None:
         """Wait for the instant and send the signal to one process; None if the run ended first.
@@ -108,7 +113,8 @@ class Hunter:
             raise TimeoutError(f"{PATIENCE:.0f} s after the signal some processes still run: {job.codes}")
         lived = time.monotonic() - struck
         number = job.processes.index(victim)
-        return Hit(aim, self.step(), struck - job.began, job.codes, self.writing(), lived, number)
+        left = sorted(set(self.writing()) - self._old)
+        return Hit(aim, self.step(), struck - job.began, job.codes, [name for name, _ in left], lived, number)
 
     def identity(self) -> tuple[int, int] | None:
         """What tells the file of this start from that of the one before."""
