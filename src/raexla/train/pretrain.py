@@ -234,10 +234,7 @@ class UnifiedTask(Task):
         asked = self.batch_images - images
         tokens = codec.grid[0] * codec.grid[1]
         bridge = bridge_work(recipe.llm, mllm.width, tokens, codec.channels, recipe.dit.condition_width)
-        prompts, answers = (
-            llm_work(mllm.config, length).total
-            for length in self._lengths()
-        )
+        prompts, answers = (llm_work(mllm.config, length).total for length in self._lengths())
         reading = images * prompts + asked * (answers + bridge["projector"])
         reading *= 3.0 if any(part.name == "llm" for part in self.parts) else 1.0
         drawing = (
