@@ -120,7 +120,10 @@ def test_corrupt_pictures_and_a_nan_batch_are_counted_named_and_left_out(made, u
     assert refused == {f"{CUT:07d}": "truncated_image", f"{NO_PICTURE:07d}": "not_an_image"}
     count = sum(len(batch.refused) for batch in batches)
     assert count >= len(refused)
-    assert [record["refused"] for record in read_metrics(tmp_path / "run") if "loss" in record][-1] == count
+    records = [record for record in read_metrics(tmp_path / "run") if "loss" in record]
+    assert records[-1]["refused"] == count
+    assert records[-1]["epochs/decoder"] == pytest.approx(batches[-1].epochs["decoder"], abs=1e-6)
+    assert records[-1]["epochs/decoder"] > records[0]["epochs/decoder"] > 0
     note = read_json(tmp_path / "run" / "run.json")
     assert note["refused"] == {"decoder": count}
     assert all(bool(torch.isfinite(value).all()) for value in expected.values())

@@ -8,7 +8,7 @@ a checkpoint from before the bad step knows nothing of, and in every later check
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +41,8 @@ class Taken:
     uids: tuple[str, ...]
     """The batch's samples on this process."""
     scalars: Scalars
+    epochs: Mapping[str, float] = field(default_factory=dict)
+    """Source -> epochs of it that this process has gone through."""
 
 
 class NotFiniteError(Exception):

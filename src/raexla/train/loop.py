@@ -158,7 +158,7 @@ class _Loop:
         self.figures = {}
         self.window.steps += 1
         uids = tuple(uid for group in batch.uids.values() for uid in group)
-        self.unread.append(Taken(self.step, phase, number, uids, scalars))
+        self.unread.append(Taken(self.step, phase, number, uids, scalars, batch.epochs))
         shown = self._record()
         if self.step % self.recipe.obs.log_every_steps == 0 or self.step == self.steps:
             self.pending = self.unread[-1]
@@ -310,7 +310,9 @@ class _Loop:
         values = self.task.legible(seen[-1][1])
         rates = self.window.rates()
         if self.metrics:
-            self.metrics.write(taken.step, {"phase": taken.phase, **values, "refused": self.together.refused, **rates})
+            seen_of = {f"epochs/{source}": round(value, 6) for source, value in taken.epochs.items()}
+            said = {"phase": taken.phase, **values, "refused": self.together.refused, **seen_of, **rates}
+            self.metrics.write(taken.step, said)
         if taken.step == self.step:
             self.figures.update(values)
         self._observe(seen)
