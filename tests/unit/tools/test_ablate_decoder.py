@@ -171,9 +171,9 @@ def test_the_whole_summary_and_its_sheet(bench, monkeypatch, capsys):
     assert len(result["cells"]) == 18
     assert result["protocols"]["words"] == {"images": 1000, "what": "words"}
     pixels = np.asarray(Image.open(bench.out / "sheet.png"))
-    assert (pixels == 7).all(-1).sum() == 64 * 64 * 14 * (
-        6 + 2 + 3
-    )  # every variant's pictures; two of `losses` stand in `noise`
+    columns = {"losses": 12, "noise": 12, "data": 14}
+    rows = {"losses": 6, "noise": 2, "data": 3}  # two of the losses' variants stand in `noise` too
+    assert (pixels == 7).all(-1).sum() == 64 * 64 * sum(columns[name] * rows[name] for name in rows)
     assert ablate_decoder.main(["loses", "--out", str(bench.out)]) == 2
     assert "error: 'loses' is not known; choose from losses, noise, data, gan" in capsys.readouterr().err
 
