@@ -318,5 +318,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML page about a folder of runs: curves, pictures, scores with their protocols."""
     from raexla.eval.report import write_report
+    from raexla.files import local_only
 
+    local_only(folder, "report")
     typer.echo(str(write_report(folder, out or folder / "report.html", title)))
