@@ -55,7 +55,7 @@ def test_an_unmarked_checkpoint_is_not_there(folder):
 
 
 def test_faults_on_the_way_change_nothing(faulty: Callable[..., FaultyProxy]):
-    url = "gs://bucket/faulty/checkpoints"
+    url = "gs://bucket/faulty-run/checkpoints"
     proxy = faulty(rate=0.05, seed=2)
     runtime = eager()
     saver = open_saver(url, runtime, CheckpointRecipe(keep=2))
@@ -75,7 +75,7 @@ def test_faults_on_the_way_change_nothing(faulty: Callable[..., FaultyProxy]):
 
 
 def test_storage_that_is_away_is_never_a_fresh_start(faulty: Callable[..., FaultyProxy]):
-    url = "gs://bucket/away/checkpoints"
+    url = "gs://bucket/away-run/checkpoints"
     proxy = faulty(rate=0.0, kinds=("503",))
     saver = open_saver(url, eager(), CheckpointRecipe())
     saver.save(1, small_state(), {})

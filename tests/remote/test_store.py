@@ -160,7 +160,7 @@ def test_large_uploads_get_over_faults(faulty: Callable[..., FaultyProxy], monke
 
 def test_storage_that_stays_away_is_named(faulty: Callable[..., FaultyProxy]) -> None:
     faulty(rate=1.0, kinds=("reset",))
-    store = Store("gs://bucket/away", QUICK(attempts=2))
+    store = Store("gs://bucket/away-store", QUICK(attempts=2))
     for look in (store.names, store.exists, lambda: store.read("x", 0, 9), lambda: store.write_bytes("x", b"x")):
-        with pytest.raises(FileUnavailable, match=r"gs://bucket/away.*: still failing after 2 attempts in"):
+        with pytest.raises(FileUnavailable, match=r"gs://bucket/away-store.*: still failing after 2 attempts in"):
             look()

@@ -1,5 +1,6 @@
 """The order is one, whatever processes and workers there are; a resume goes on exactly; weights hold in every block."""
 
+import itertools
 import json
 import threading
 from collections import Counter
@@ -64,7 +65,7 @@ def test_first_ten_thousand_uids_for_any_number_of_processes_and_workers() -> No
     whole = uids_of(1, 0, batches)
     assert len(whole) >= 10_000
     assert len(set(whole)) > 2000  # several epochs: all good samples
-    for processes, workers in [(8, 0), (2, 3), (4, 1), (8, 3)]:
+    for processes, workers in itertools.product((1, 2, 4, 8), (0, 1, 3)):
         assert uids_of(processes, workers, batches) == whole
 
 
