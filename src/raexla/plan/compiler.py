@@ -58,7 +58,7 @@ def devices_of(where: Slice) -> list[Any]:
         from jax.experimental import topologies
     except ImportError as missing:
         raise CompilerMissing(
-            "the TPU compiler is not installed: pip install 'raexla[plan]' (Python 3.11-3.12)"
+            "the TPU compiler is not installed: pip install 'raexla[plan]' (Python 3.11-3.12), or add --quick"
         ) from missing
     options: dict[str, Any] = {"num_slices": where.slices} if where.slices > 1 else {}
     if where.chip.name == "v4":
