@@ -99,13 +99,19 @@ def _gap(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(one[name].astype(np.float64) - other[name]).max()) for name in names if one[name].size)
 
 
+def _saved(run: Path) -> set[int]:
+    """The steps of a run's checkpoints."""
+    return {int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*")}
+
+
 def within(one: Path, other: Path, steps: int, drift_between: tuple[Path, Path]) -> Findings:
     """Losses and parameters within the tolerances at first, and no more drift than between two undisturbed runs."""
     found, early = Findings(), min(EXACT_STEPS, steps)
     gaps, drifts = _loss_gaps(one, other), _loss_gaps(*drift_between)
+    saved = next(step for step in sorted(_saved(one) & _saved(other)) if step >= early)
     figures = {
         f"loss, steps 1 to {early}": (max(gaps[s] for s in gaps if s <= early), LOSSES),
-        f"parameters, step {early}": (_gap(tensors(one, early), tensors(other, early)), PARAMETERS),
+        f"parameters, step {saved}": (_gap(tensors(one, saved), tensors(other, saved)), PARAMETERS),
     }
     if steps > early:
         apart = [tensors(run, steps) for run in (one, other, *drift_between)]

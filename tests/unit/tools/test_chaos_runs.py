@@ -113,6 +113,14 @@ def test_too_much_drift_is_noticed(changes, message, tools, one, tmp_path):
     assert tools["compare"].within(one, small, STEPS, (one, one)).wrong == []
 
 
+def test_parameters_are_compared_where_both_have_saved(tools, one, tmp_path, monkeypatch):
+    """Steps within which all must agree need not end at a checkpoint: the next one counts."""
+    monkeypatch.setattr(tools["compare"], "EXACT_STEPS", STEPS - 2)
+    found = tools["compare"].within(one, _run(tmp_path / "other", weight=1.0003), STEPS, (one, one))
+    assert found.figures["parameters, step 6"] == pytest.approx(3e-4, rel=1e-3)
+    assert len(found.wrong) == 1
+
+
 def test_the_plan_depends_on_the_seed_and_aims_at_saves(tools):
     plan = tools["killing"].plan
     aims = plan(25, 100, random.Random(5))
