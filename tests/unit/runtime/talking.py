@@ -1,7 +1,7 @@
 """What the processes of `test_processes.py` do; run as a program, so that what they need is imported once.
 
-`python talking.py NAME TIMEOUT` forks two processes of a job and prints, a line of JSON each, how they ended and what
-they said.
+`python talking.py FILE NAME=TIMEOUT ...` forks, for each name, two processes of a job and appends to FILE, a line of
+JSON each, what they said and how they ended. (gloo writes to the standard output as it likes.)
 """
 
 import json
@@ -55,7 +55,8 @@ def stopped(me: Processes) -> None:
 
 
 def _say(value: Any) -> None:
-    os.write(1, (json.dumps(value) + "\n").encode())  # at once: a line of one process is not cut by the other's
+    with open(sys.argv[1], "ab", buffering=0) as file:
+        file.write((json.dumps(value) + "\n").encode())  # at once: a line of one process is not cut by the other's
 
 
 def _alone(me: Processes, number: signal.Signals) -> None:
@@ -95,6 +96,6 @@ def main(name: str, timeout: float) -> None:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
+    for argument in sys.argv[2:]:
         what, _, seconds = argument.partition("=")
         main(what, float(seconds))

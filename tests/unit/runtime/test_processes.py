@@ -15,14 +15,15 @@ from raexla.runtime.processes import Processes
 
 
 @pytest.fixture(scope="module")
-def said() -> dict[str, list[Any]]:
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """What two processes said and how they ended, in each of the scenes of talking.py."""
     scenes = ("talk=60", "killed=600", "stopped=1")
-    command = [sys.executable, str(Path(__file__).with_name("talking.py")), *scenes]
+    file = tmp_path_factory.mktemp("talking") / "said.jsonl"
+    command = [sys.executable, str(Path(__file__).with_name("talking.py")), str(file), *scenes]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines() if not line.startswith("[Gloo]")]
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 3 + 2 + 2, done.stdout + done.stderr
     return {"talk": lines[:3], "killed": lines[3:5], "stopped": lines[5:]}
 
