@@ -4,6 +4,7 @@ Half of the kinds damage the bytes of a good shard; half build one with a header
 program writes.
 """
 
+# long file: one kind of damage beside the other; the list is the idea, and each entry is a few lines
 import gzip
 import io
 import json

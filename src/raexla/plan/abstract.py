@@ -3,7 +3,7 @@ its optimisers, but every tensor is a placeholder of torch_xla that has a shape 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,17 +27,14 @@ class Held:
     """As XLA writes it, `{devices=[8,1]0,1,...}`; `{replicated}`."""
 
 
-@dataclass
 class AbstractRuntime(XlaRuntime):
     """As many virtual devices as the slice has; see `raexla.runtime.base.Runtime` for its methods."""
-
-    held: dict[int, Held] = field(default_factory=dict)
-    """torch_xla's id of a placeholder -> what it stands for."""
 
     def __init__(self, devices: int, mesh: MeshRecipe, recipe: XlaRecipe) -> None:
         settings = {"platform": "cpu", "devices": devices}
         super().__init__(recipe.model_copy(update=settings), mesh)
-        self.held = {}
+        self.held: dict[int, Held] = {}
+        """torch_xla's id of a placeholder -> what it stands for."""
         self._name = ""
 
     def hold(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor | Axes) -> Tensor:
