@@ -52,6 +52,14 @@ class ChatRecipe(Recipe):
     """`corrected`: the assistant's text and marks and the `<|im_end|>` that closes its turn are learned. `released`: as
     the official code, in addition every `<|im_start|>`, `<|im_end|>` and newline token of any turn."""
 
+    @property
+    def answer_tokens(self) -> int:
+        """Learned tokens of a caption's sequence at most, known without a tokenizer: the prefix, a token a byte, and
+        three marks, in eights; with `released` labels all of it, since a caption may hold newlines."""
+        if self.labels == "released":
+            return self.length
+        return min(self.length, -(-(len(self.answer_prefix.encode()) + 3) // 8) * 8)
+
     @field_validator("instruct")
     @classmethod
     def _holds_the_caption(cls, value: str) -> str:
@@ -138,6 +146,11 @@ class ChatRow:
     """Where the queries begin; -1 if the image is context or there is none."""
     length: int
     """Tokens before the padding."""
+
+    @property
+    def learned(self) -> int:
+        """Tokens whose prediction is learned; the first of all has none."""
+        return int((self.labels[1:] != IGNORE).sum())
 
 
 class Chat:

@@ -41,10 +41,13 @@ def image_rows(
     return _ToImageRow(recipe, labels, tuple(sources)), _ImageRows(labels, bool(sources))
 
 
-def chat_rows(chat: Chat, recipe: AnyTransformRecipe) -> tuple[Transform, Collate]:
+def chat_rows(chat: Chat, recipe: AnyTransformRecipe, answer_tokens: int | None = None) -> tuple[Transform, Collate]:
     """For the unified model. Captions become generation sequences, conversations and texts understanding ones; arrays
-    are those of `collate_chat` and `pixels`: the target of a generation row, the context of an understanding one."""
-    return _ToChatItem(chat, recipe), _ChatRows(recipe.size)
+    are those of `collate_chat` and `pixels`: the target of a generation row, the context of an understanding one.
+
+    With `answer_tokens`, a caption's sequence in which more tokens are learned is refused: `answer_too_long`.
+    """
+    return _ToChatItem(chat, recipe, answer_tokens), _ChatRows(recipe.size)
 
 
 def collate_chat(rows: Sequence[ChatRow]) -> dict[str, np.ndarray]:
@@ -110,9 +113,9 @@ class _ImageRows:
 
 
 class _ToChatItem(Pictures):
-    def __init__(self, chat: Chat, recipe: AnyTransformRecipe) -> None:
+    def __init__(self, chat: Chat, recipe: AnyTransformRecipe, answer_tokens: int | None) -> None:
         super().__init__(recipe)
-        self.chat = chat
+        self.chat, self.answer_tokens = chat, answer_tokens
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> ChatItem:
         chat = self.chat
@@ -120,6 +123,9 @@ class _ToChatItem(Pictures):
         if sample.kind == "caption":
             turns = sample.conversation  # official generation data: the request and the answer as they were written
             row = chat.conversation(turns) if turns else chat.generation(sample.caption or "")
+            if self.answer_tokens is not None and row.learned > self.answer_tokens:
+                room = f"{row.learned} tokens are learned, losses.answer_tokens has room for {self.answer_tokens}"
+                raise Refused("answer_too_long", room)
         elif sample.kind == "conversation":
             row = chat.conversation(sample.conversation)
             if row.query_start >= 0:

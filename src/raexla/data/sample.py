@@ -29,6 +29,7 @@ Reason = Literal[
     "outside_folder",
     "several_images",
     "text_too_long",
+    "answer_too_long",
     "truncated_image",
     "undecodable_image",
     "unsupported_media",

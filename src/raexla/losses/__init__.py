@@ -8,7 +8,7 @@ inside a loss are frozen.
 from raexla.losses.adversarial import AdversarialKind, critic_loss, generator_loss
 from raexla.losses.balance import adaptive_weight
 from raexla.losses.gram import GramNormalisation, gram_loss, gram_losses, gram_matrix
-from raexla.losses.language import cross_entropy_sum, linear_cross_entropy_sum
+from raexla.losses.language import chunks_of, cross_entropy_sum, linear_cross_entropy_sum
 from raexla.losses.perceptual import LPIPS, Vgg16Features, feature_distance, feature_distances, load_lpips
 from raexla.losses.reconstruction import l1, l1_distances
 
@@ -18,6 +18,7 @@ __all__ = [
     "GramNormalisation",
     "Vgg16Features",
     "adaptive_weight",
+    "chunks_of",
     "critic_loss",
     "cross_entropy_sum",
     "feature_distance",

@@ -113,18 +113,23 @@ def vision_work(config: "PretrainedConfig", side: int) -> Work:
     )
 
 
-def encoder_work(encoder: "Encoder") -> Work:
-    """The tokens of one image by a frozen encoder; it may stand on `meta`, only its sizes are read.
+def image_work(config: "PretrainedConfig", image_size: int, input_size: int) -> Work:
+    """The tokens of one image of `image_size` pixels by a vision transformer that sees `input_size` of them.
 
     `positions`, the interpolation of the position table, is the same for every image: it runs once a batch.
     """
-    native, side = encoder.native_size // encoder.patch_size, encoder.grid[0]
-    image, pixels = encoder.image_size, encoder.input_size
+    sizes: Any = config
+    native, side = sizes.image_size // sizes.patch_size, input_size // sizes.patch_size
     return Work(
-        resize=_resizing((image, pixels), (image, pixels), 3),
-        positions=_resizing((native, side), (native, side), encoder.channels),
-        **vision_work(encoder.model.config, side),
+        resize=_resizing((image_size, input_size), (image_size, input_size), 3),
+        positions=_resizing((native, side), (native, side), sizes.hidden_size),
+        **vision_work(config, side),
     )
+
+
+def encoder_work(encoder: "Encoder") -> Work:
+    """The tokens of one image by a frozen encoder; it may stand on `meta`, only its sizes are read."""
+    return image_work(encoder.model.config, encoder.image_size, encoder.input_size)
 
 
 def vae_work(
@@ -183,8 +188,8 @@ def encoding_work(codec: RAECodec | AlignTokCodec | VAECodec | PixelsCodec) -> W
     return work
 
 
-def llm_work(config: "Qwen2Config", length: int) -> Work:
-    """One sequence of `length` tokens through a Qwen2, with the logits of every token."""
+def llm_work(config: "Qwen2Config", length: int, logits: int | None = None) -> Work:
+    """One sequence of `length` tokens through a Qwen2, with the logits of so many of them (None: of all)."""
     width, mlp = config.hidden_size, config.intermediate_size
     head = getattr(config, "head_dim", None) or width // config.num_attention_heads
     queries, keys = head * config.num_attention_heads, head * config.num_key_value_heads
@@ -192,7 +197,7 @@ def llm_work(config: "Qwen2Config", length: int) -> Work:
     return Work(
         blocks=config.num_hidden_layers * length * linears,
         attention=config.num_hidden_layers * _attention(length, queries),
-        logits=length * width * config.vocab_size,
+        logits=(length if logits is None else logits) * width * config.vocab_size,
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raexla.checkpoint import write_artifact
-from raexla.data import ImageTransformRecipe, Loader, chat_rows
+from raexla.data import ChatRecipe, ImageTransformRecipe, Loader, chat_rows
 from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
@@ -42,6 +42,14 @@ class UnifiedLossRecipe(Recipe):
     language_chunks: Annotated[int, Field(ge=1)] = 1
     """Parts of a sequence whose logits stand in memory one after another; the loss is the same. A vocabulary of 152k at
     512 tokens takes 0.6 GiB a sequence in one part."""
+    answer_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Learned tokens of a generation sequence at most: logits are computed for so many of it, no more. None: what
+    `chat.answer_prefix` and the marks can take (16 for the prefix as released), the whole sequence with
+    `labels: released`. Samples that need more (answers written in the data) are refused by name."""
+
+    def learned(self, chat: ChatRecipe) -> int:
+        """`answer_tokens`, or the chat's own; no more than a sequence has."""
+        return chat.answer_tokens if self.answer_tokens is None else min(self.answer_tokens, chat.length)
 
 
 class UnifiedOptimRecipe(Recipe):
@@ -93,12 +101,16 @@ class UnifiedTask(Task):
         super().__init__(recipe, runtime)
         self.model, self.transform, self.losses = model, transform, losses
         self.times = times_per_image
+        self.answer_tokens = losses.learned(model.recipe.chat)
         if transform.size != model.codec.image_size:
             raise UserError(f"transform.size is {transform.size}, the codec takes images of {model.codec.image_size}")
         kinds = {source.group or source.kind for source in recipe.data.sources}
         self.has_conversations = bool(kinds & {"conversation", "text", UNDERSTANDING})
         if not kinds & {"caption", GENERATION}:
             raise UserError("data.sources: none has captions, so there is nothing for the DiT to learn from")
+        for source in recipe.data.sources:
+            if source.kind in ("conversation", "text") and source.group == GENERATION:
+                raise UserError(f"data.sources: {source.name}: kind {source.kind} can't be of group {GENERATION}")
         model.place(runtime)
         self.own("", model.unified)
         named = dict(model.unified.named_parameters())
@@ -120,7 +132,7 @@ class UnifiedTask(Task):
         return {**own, **{name: value for part in self.parts for name, value in part.weights().items()}}
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
-        change, collate = chat_rows(self.model.chat, self.transform)
+        change, collate = chat_rows(self.model.chat, self.transform, self.answer_tokens)
         return self.loader(change, collate, cursor)
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,7 +184,7 @@ class UnifiedTask(Task):
         drop = draws.uniform("drop_condition") < dit.condition_dropout if dit.condition_dropout else None
         with runtime.autocast():
             hidden = unified.hidden(rows["tokens"], rows["image_slot"], use_queries=True)
-            summed_ce = self._language(unified, hidden, rows["labels"])
+            summed_ce = self._language(unified, hidden, rows["labels"], self.answer_tokens)
             condition = unified.condition(hidden, rows["query_start"]).repeat_interleave(self.times, dim=0)
             if drop is not None:
                 drop = drop.repeat_interleave(self.times, dim=0)
@@ -188,9 +200,10 @@ class UnifiedTask(Task):
         loss = self.losses.language * language + self.losses.diffusion * diffusion
         return {"loss": loss, "loss/language": language, "loss/diffusion": diffusion}
 
-    def _language(self, unified: UnifiedModel, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Summed cross-entropy of hidden states [B, L, h]."""
-        return linear_cross_entropy_sum(hidden, unified.mllm.output_table, labels, self.losses.language_chunks)[0]
+    def _language(self, unified: UnifiedModel, hidden: Tensor, labels: Tensor, most: int | None = None) -> Tensor:
+        """Summed cross-entropy of hidden states [B, L, h], of which at most `most` of each row predict a token."""
+        table = unified.mllm.output_table
+        return linear_cross_entropy_sum(hidden, table, labels, self.losses.language_chunks, most)[0]
 
     def _features(self, image: Tensor) -> Tensor:
         """What the projector reads: the encoder's tokens, before latent statistics (facts A5)."""
@@ -234,7 +247,9 @@ class UnifiedTask(Task):
         asked = self.batch_images - images
         tokens = codec.grid[0] * codec.grid[1]
         bridge = bridge_work(recipe.llm, mllm.width, tokens, codec.channels, recipe.dit.condition_width)
-        prompts, answers = (llm_work(mllm.config, length).total for length in self._lengths())
+        lengths = self._lengths()
+        prompts = llm_work(mllm.config, lengths[0], self.answer_tokens).total
+        answers = llm_work(mllm.config, lengths[1]).total
         reading = images * prompts + asked * (answers + bridge["projector"])
         reading *= 3.0 if any(part.name == "llm" for part in self.parts) else 1.0
         drawing = (

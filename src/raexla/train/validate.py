@@ -63,7 +63,7 @@ class TextToImageValidation:
     def _batches(self) -> list[dict[str, np.ndarray]]:
         if not self._arrays and self._recipe.sources:
             task = self._task
-            change, collate = chat_rows(task.model.chat, task.transform)
+            change, collate = chat_rows(task.model.chat, task.transform, task.answer_tokens)
             data = DataRecipe(sources=self._recipe.sources, order=OrderRecipe(streams=task.data.order.streams))
             with open_loader(
                 data,
