@@ -64,3 +64,29 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     },
     "facebook/vit-mae-base": {"model_type": "vit_mae", "image_size": 224, "patch_size": 16},
 }
+
+_FLUX_VAE: Mapping[str, Any] = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "force_upcast": True,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 16,
+    "layers_per_block": 2,
+    "mid_block_add_attention": True,
+    "norm_num_groups": 32,
+    "sample_size": 1024,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+
+PUBLISHED_VAES: Mapping[str, Mapping[str, Any]] = {
+    "black-forest-labs/FLUX.1-dev/vae": _FLUX_VAE,
+    "black-forest-labs/FLUX.1-schnell/vae": _FLUX_VAE,
+}
+"""Of diffusers' `AutoencoderKL`, by hub name and subfolder."""

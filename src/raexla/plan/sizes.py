@@ -2,11 +2,13 @@
 isn't imported (it takes seconds)."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from raexla.models.published import PUBLISHED
+from raexla.models.decoder import DecoderRecipe
+from raexla.models.published import PUBLISHED, PUBLISHED_VAES
 from raexla.recipe import UserError
 
 
@@ -16,15 +18,7 @@ def read_sizes(path: str) -> SimpleNamespace:
     Raises:
         UserError: neither a folder with a `config.json` nor a name whose configuration is known.
     """
-    file = Path(path) / "config.json"
-    if file.is_file():
-        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    elif path in PUBLISHED:
-        raw = dict(PUBLISHED[path])
-    else:
-        raise UserError(
-            f"{path}: no config.json there, and not one of the published models that are known: {', '.join(PUBLISHED)}"
-        )
+    raw = _read(path, PUBLISHED)
     if raw["model_type"] == "siglip":
         raw = {**_SIGLIP, **raw["vision_config"]}
     else:
@@ -32,7 +26,28 @@ def read_sizes(path: str) -> SimpleNamespace:
     return SimpleNamespace(**raw)
 
 
-# what transformers takes where a configuration says nothing
+def read_vae_sizes(path: str) -> SimpleNamespace:
+    """The fields of an `AutoencoderKL`'s configuration; raises as `read_sizes`.
+
+    Args:
+        path: subfolder included.
+    """
+    return SimpleNamespace(**{**_VAE, **_read(path, PUBLISHED_VAES)})
+
+
+def _read(path: str, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    file = Path(path) / "config.json"
+    if file.is_file():
+        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return raw
+    if path in known:
+        return dict(known[path])
+    raise UserError(
+        f"{path}: no config.json there, and not one of the published models that are known: {', '.join(known)}"
+    )
+
+
+# what transformers and diffusers take where a configuration says nothing
 _VIT: dict[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -40,6 +55,14 @@ _VIT: dict[str, Any] = {
     "mlp_ratio": 4,
     "image_size": 224,
     "patch_size": 14,
+}
+_VAE: dict[str, Any] = {
+    "block_out_channels": (64,),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "mid_block_add_attention": True,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
 }
 _SIGLIP = {**_VIT, "model_type": "siglip_vision_model", "intermediate_size": 3072, "patch_size": 16}
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -77,3 +100,40 @@ def vision_parameters(config: Any) -> int:
         block += 2 * width  # layer scale
         rest += width  # mask token
     return depth * block + rest
+
+
+def vae_parameters(config: Any) -> int:
+    """An `AutoencoderKL`'s parameters, encoder and decoder."""
+    blocks, layers, latent = config.block_out_channels, config.layers_per_block, config.latent_channels
+    bottom = blocks[-1]
+    middle = 2 * _resnet(bottom, bottom)
+    if config.mid_block_add_attention:
+        middle += 2 * bottom + 4 * _convolution(bottom, bottom, 1)
+    total = 2 * middle + _convolution(3, blocks[0]) + _convolution(latent, bottom)
+    total += 2 * bottom + _convolution(bottom, 2 * latent) + 2 * blocks[0] + _convolution(blocks[0], 3)
+    for level, width in enumerate(blocks):
+        last = level == len(blocks) - 1
+        before, above = blocks[max(level - 1, 0)], blocks[level if last else level + 1]
+        total += _resnet(before, width) + _resnet(above, width) + (2 * layers - 1) * _resnet(width, width)
+        total += (0 if last else _convolution(width, width)) + (0 if level == 0 else _convolution(width, width))
+    total += _convolution(2 * latent, 2 * latent, 1) if config.use_quant_conv else 0
+    return total + (_convolution(latent, latent, 1) if config.use_post_quant_conv else 0)
+
+
+def _convolution(channels_in: int, channels_out: int, kernel: int = 3) -> int:
+    return channels_in * channels_out * kernel**2 + channels_out
+
+
+def _resnet(channels_in: int, channels_out: int) -> int:
+    shortcut = _convolution(channels_in, channels_out, 1) if channels_in != channels_out else 0
+    norms = 2 * channels_in + 2 * channels_out
+    return _convolution(channels_in, channels_out) + _convolution(channels_out, channels_out) + norms + shortcut
+
+
+def decoder_parameters(recipe: DecoderRecipe, channels: int) -> int:
+    """A `ViTDecoder`'s parameters on a latent of `channels`; its positions are fixed."""
+    width, depth, _, mlp = recipe.shape
+    biases = (4 if recipe.qkv_bias else 1) * width + mlp + width
+    block = 4 * width**2 + 2 * width * mlp + biases + 4 * width
+    drawn = 3 * recipe.patch_size**2
+    return channels * width + width + width + depth * block + 2 * width + width * drawn + drawn

@@ -70,8 +70,7 @@ def open_codec(recipe: CodecRecipe, where: str = "codec") -> OpenCodec:
 def _identity(recipe: Any) -> str:
     if recipe.type == "pixels":
         return f"pixels/{recipe.patch_size}"
-    folder = recipe.path if recipe.subfolder is None else f"{recipe.path}/{recipe.subfolder}"
-    return f"vae/{encoder_identity(folder)}/{recipe.pack}"
+    return f"vae/{encoder_identity(recipe.place)}/{recipe.pack}"
 
 
 def _facts(codec: Any, encoder: str, statistics: Artifact | None) -> dict[str, Any]:

@@ -178,6 +178,24 @@ def find_model(name: str, where: str = "--model") -> Path:
     return path
 
 
+def read_description(path: Path, codec: CodecRecipe | None = None, where: str = "--model") -> TextToImageRecipe:
+    """What a model artifact says of itself, with the paths of what stands in it and next to it.
+
+    Args:
+        path: the artifact's directory. codec: replaces the codec that it names.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        recipe = TextToImageRecipe.model_validate_json((path / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{where}: {path / DESCRIPTION} can't be read: {str(error).splitlines()[0]}") from error
+    llm = recipe.model.llm.model_copy(update={"path": str(path)})
+    generator = recipe.model.model_copy(update={"llm": llm})
+    return recipe.model_copy(update={"model": generator, "codec": codec or beside(recipe.codec, path)})
+
+
 def load_image_model(name: str, asked_for_by: str, where: str = "--model") -> TextToImage | ClassToImage:
     """What a name on the command line means (see `find_model`), text- or class-conditional, on the CPU.
 
@@ -211,17 +229,8 @@ def load_model(
     """
     path = find_model(str(path), where)
     artifact = read_artifact(ArtifactReference(path=str(path)), "model", where)
-    try:
-        recipe = TextToImageRecipe.model_validate_json((path / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise UserError(f"{where}: {path / DESCRIPTION} can't be read: {str(error).splitlines()[0]}") from error
-    llm = recipe.model.llm.model_copy(update={"path": str(path)})
-    recipe = recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"llm": llm}),
-            "codec": opened.recipe if opened else codec or beside(recipe.codec, path),
-        }
-    )
+    recipe = read_description(path, opened.recipe if opened else codec, where)
+    llm = recipe.model.llm
     opened = opened or open_codec(recipe.codec, f"{where}: codec")
     for fact in LATENT_FACTS:
         artifact.require(fact, opened.facts[fact], where)

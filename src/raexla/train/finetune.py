@@ -10,17 +10,25 @@ from raexla.data import ImageTransformRecipe
 from raexla.models.codecs import CodecRecipe
 from raexla.recipe import ArtifactReference
 from raexla.runtime import Runtime
-from raexla.sampling.model import load_model
+from raexla.sampling.model import TextToImage, load_model
 from raexla.train.base import StageRecipe
 from raexla.train.pretrain import UnifiedLossRecipe, UnifiedOptimRecipe, UnifiedTask
 from raexla.train.validate import TextToImageEvalRecipe
+
+
+class ModelReference(ArtifactReference):
+    """The model to start from."""
+
+    recipe: str | None = None
+    """The recipe that makes it, for `raexla plan`, which reads the model's sizes there as long as the artifact doesn't
+    exist. Training doesn't look at it."""
 
 
 class FinetuneRecipe(StageRecipe):
     """The stage `finetune`. Sizes, chat layout and time shift are those of the model that it starts from."""
 
     stage: Literal["finetune"]
-    init: ArtifactReference
+    init: ModelReference
     """The pretrained model's artifact."""
     codec: CodecRecipe | None = None
     """Replaces the codec that the model names, for instance to give it another decoder; None keeps it."""
@@ -35,11 +43,16 @@ class FinetuneRecipe(StageRecipe):
 
 
 class FinetuneTask(UnifiedTask):
-    """The stage `finetune`."""
+    """The stage `finetune`.
 
-    def __init__(self, recipe: FinetuneRecipe, runtime: Runtime) -> None:
-        read_artifact(recipe.init, "model", "init")
-        model = load_model(Path(recipe.init.path), recipe.codec, "init.path")
+    Args:
+        model: taken instead of reading the artifact (an outline, for `raexla plan`).
+    """
+
+    def __init__(self, recipe: FinetuneRecipe, runtime: Runtime, model: TextToImage | None = None) -> None:
+        if model is None:
+            read_artifact(recipe.init, "model", "init")
+            model = load_model(Path(recipe.init.path), recipe.codec, "init.path")
         super().__init__(
             recipe, runtime, model, recipe.transform, recipe.times_per_image, recipe.losses, recipe.optim, recipe.eval
         )

@@ -48,6 +48,11 @@ class VAECodecRecipe(Recipe):
     pack: int = Field(default=2, gt=0)
     """Latent pixels per token and side; a token holds them in (C, p, p) order (facts A5)."""
 
+    @property
+    def place(self) -> str:
+        """Path and subfolder."""
+        return self.path if self.subfolder is None else f"{self.path}/{self.subfolder}"
+
 
 class AlignTokCodecRecipe(Recipe):
     """A tuned encoder, an adapter to a small latent, a convolutional decoder (003)."""

@@ -1,11 +1,13 @@
 """VAE latents through diffusers' `AutoencoderKL` (FLUX, SD), the paper's baseline."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raexla.models.codecs.recipe import VAECodecRecipe
+from raexla.models.published import PUBLISHED_VAES
 from raexla.recipe import UserError
 
 
@@ -70,7 +72,8 @@ class VAECodec(nn.Module):
 
 
 def build_vae(recipe: VAECodecRecipe, *, load: bool = True) -> VAECodec:
-    """The codec of a folder or hub name; without `load` its structure only (possible under `torch.device("meta")`).
+    """The codec of a folder or hub name; without `load` its structure only (possible under `torch.device("meta")`), for
+    which the hub isn't asked where the configuration is known (`raexla.models.published`).
 
     Raises:
         UserError: no `AutoencoderKL` there, or its weights can't be read.
@@ -78,9 +81,10 @@ def build_vae(recipe: VAECodecRecipe, *, load: bool = True) -> VAECodec:
     from diffusers import AutoencoderKL  # heavy, and only this codec needs it
 
     place = {} if recipe.subfolder is None else {"subfolder": recipe.subfolder}
-    where = recipe.path if recipe.subfolder is None else f"{recipe.path}/{recipe.subfolder}"
+    where = recipe.place
     try:
-        config: Any = AutoencoderKL.load_config(recipe.path, **place)
+        known = PUBLISHED_VAES.get(where) if not load and not Path(where).is_dir() else None
+        config: Any = AutoencoderKL.load_config(recipe.path, **place) if known is None else dict(known)
         if config.get("_class_name") != "AutoencoderKL":
             raise UserError(f"{where}: holds {config.get('_class_name')}, codec type 'vae' needs AutoencoderKL")
         if not load:
