@@ -14,6 +14,8 @@ from raexla.recipe import Recipe, UserError
 from raexla.runtime.processes import Processes
 from raexla.runtime.sharding import Table
 
+Attention = Literal["auto", "sdpa", "flash"]
+Remat = Literal["none", "selective", "blocks"]
 StepFunction = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -32,10 +34,15 @@ class XlaRecipe(Recipe):
     """Several processes: how long one waits for the others before it gives up. A process that dies is noticed at once;
     this is for machines that vanish."""
 
-    blocks: Literal["unrolled", "recomputed", "scanned"] = "unrolled"
-    """How transformer blocks are run in training: one after the other, everything kept for the backward pass; the same
-    with only each block's input kept and the block run again; or that as one loop, which compiles as fast at any depth.
-    The results are the same."""
+    remat: Remat = "none"
+    """What the backward pass of transformer blocks computes again instead of keeping it: nothing; `selective` all but
+    the linear layers' results; `blocks` everything but each block's input. The results are the same."""
+    scan: bool = False
+    """Run transformer blocks of one shape as one loop of the program: traced and compiled once, whatever the depth."""
+    attention: Attention = "auto"
+    """What computes attention: PyTorch's operations (`sdpa`), whose scores stand in memory, or a TPU kernel (`flash`),
+    whose don't. `auto` takes the kernel on TPUs, where jax is installed and the shapes allow it. Heads' results are the
+    same up to rounding."""
     replay: bool = True
     """Trace a training step once and run its program from then on; false traces it again at every step."""
 
@@ -48,8 +55,9 @@ class EagerRecipe(Recipe):
     """`auto` takes CUDA where there is one, else the CPU."""
     devices: Literal[1] | None = None
     """One device a process."""
-    blocks: Literal["unrolled", "recomputed"] = "unrolled"
-    """How transformer blocks are run in training: everything is kept for the backward pass, or each block's input."""
+    remat: Remat = "none"
+    """What the backward pass of transformer blocks computes again instead of keeping it: nothing; `selective` all but
+    the linear layers' results; `blocks` everything but each block's input. The results are the same."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of matrix products; parameters, norms, softmax and losses stay float32."""
     peer_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0

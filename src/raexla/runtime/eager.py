@@ -2,16 +2,26 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from raexla.recipe import UserError
-from raexla.runtime.base import Counters, EagerRecipe, Part, Piece, Scalars, StepFunction, check_rows
+from raexla.runtime.base import (
+    Counters,
+    EagerRecipe,
+    Part,
+    Piece,
+    Remat,
+    Scalars,
+    StepFunction,
+    check_rows,
+)
 from raexla.runtime.mesh import MeshRecipe
 from raexla.runtime.peak import measured_peak
 from raexla.runtime.processes import Processes
@@ -37,7 +47,7 @@ class EagerRuntime:
             )
         self.mesh = {"data": self.process_count, "fsdp": 1, "tensor": 1}
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
-        self._blocks = recipe.blocks
+        self._remat = recipe.remat
 
     @property
     def batch_shards(self) -> int:
@@ -52,8 +62,8 @@ class EagerRuntime:
             resolve(table, {name: tuple(p.shape) for name, p in module.named_parameters()})
         module.to(self.device)
         for owner in module.modules():
-            if self._blocks == "recomputed" and "runner" in vars(owner):  # raexla.nn.stack
-                owner.runner = _recomputed  # type: ignore[assignment]
+            if self._remat != "none" and "runner" in vars(owner):  # raexla.nn.stack
+                owner.runner = partial(_again, self._remat)  # type: ignore[assignment]
 
     def prime(self, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
@@ -146,8 +156,17 @@ class EagerRuntime:
         return Counters()
 
 
-def _recomputed(blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]) -> Tensor:
-    """A runner of `raexla.nn.stack` that keeps each block's input and runs the block again backward."""
+_LINEARS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
+"""What a selective remat keeps the results of; attention's products are batched, `bmm`."""
+
+
+def _again(
+    remat: Remat, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
+) -> Tensor:
+    """A runner of `raexla.nn.stack` whose backward pass begins with a block's forward pass."""
+    keep: dict[str, Any] = {}
+    if remat == "selective":
+        keep["context_fn"] = partial(create_selective_checkpoint_contexts, _LINEARS)
     for block in blocks:
-        x = checkpoint(block, x, *shared, use_reentrant=False, preserve_rng_state=False, **fixed)
+        x = checkpoint(block, x, *shared, use_reentrant=False, preserve_rng_state=False, **keep, **fixed)
     return x

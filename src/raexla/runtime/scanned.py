@@ -1,35 +1,69 @@
-"""Runners of equal blocks (`raexla.nn.stack`) that keep a block's input alone and run the block again backward.
+"""Runners of equal blocks (`raexla.nn.stack`) on XLA: what the backward pass keeps, and whether they are one loop.
 
-`scanned` makes one loop of a stack: it is traced once and compiled once, whatever its depth. torch_xla's own `scan`
-keeps what autograd would keep of every block, the values that only pass through among it. `recomputed` stays unrolled.
+A block is differentiated by running it again and differentiating that run. What was kept of the first run stands in for
+its own results in the second, and whatever nobody reads then is not in the program: with `blocks` only a block's input
+is kept and all of it runs again; with `selective` also what its linear layers return, so that attention, norms and
+element-wise operations run again; with `none` everything that autograd keeps.
+
+As a loop (`scan`), a stack is traced once and compiled once, whatever its depth.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch_xla.core.xla_model as xm
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch_xla.experimental.scan import _scan_impl_pytree
+
+from raexla.nn.stack import Runner, in_turn
+from raexla.runtime.base import Remat
 
 Body = Callable[[dict[str, Tensor], Tensor, Sequence[Tensor]], Tensor]
 
 
-def scanned(blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]) -> Tensor:
-    """As one loop; see `raexla.nn.stack.Runner`. `fixed` may hold tensors that no gradient flows to."""
+def runner(scan: bool, remat: Remat) -> Runner:
+    """The runner of a placed stack (scan or a remat other than none)."""
+    return partial(_scanned if scan else _again, remat)
+
+
+def _scanned(
+    remat: Remat, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
+) -> Tensor:
+    """As one loop; `fixed` may hold tensors that no gradient flows to."""
     names = [name for name, _ in blocks[0].named_parameters()]
     each = [dict(block.named_parameters()) for block in blocks]
     stacked = [torch.stack([parameters[name] for parameters in each]) for name in names]
-    made: Tensor = _Scan.apply(_body(blocks[0], fixed), names, len(shared), x, *shared, *stacked)
+    made: Tensor
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *shared, *stacked)):
+        block = _Block(_body(blocks[0], fixed), names, shared, x, remat)
+        made = _Scan.apply(block, x, *shared, *stacked)
+        return made
+    body = _body(blocks[0], fixed)
+
+    def step(carry: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Any, Any]:
+        value, *others = carry
+        made = body(dict(zip(names, weights, strict=True)), value, others)
+        return (made, *(t * 1 for t in others)), ()
+
+    (made, *_), _ = _scan_impl_pytree(step, (x, *shared), tuple(stacked))
     return made
 
 
-def recomputed(blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]) -> Tensor:
-    """In turn, each block run again backward; see `raexla.nn.stack.Runner`."""
+def _again(
+    remat: Remat, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
+) -> Tensor:
+    """In turn."""
+    if not torch.is_grad_enabled():
+        return in_turn(blocks, x, shared, fixed)
     for block in blocks:
         named = dict(block.named_parameters())
-        x = _Again.apply(_body(block, fixed), list(named), len(shared), x, *shared, *named.values())
+        x = _Again.apply(_Block(_body(block, fixed), list(named), shared, x, remat), x, *shared, *named.values())
     return x
 
 
@@ -41,47 +75,155 @@ def _body(block: nn.Module, fixed: Mapping[str, Any]) -> Body:
     return run
 
 
-class _Again(torch.autograd.Function):
-    """One block whose backward pass begins with its forward pass."""
+class _Results:
+    """What is kept of a first run; in a second run, given it, what is put in its place, in the same order."""
+
+    def __init__(self, given: Sequence[Tensor] | None = None) -> None:
+        self.all = list(given or ())
+        self._left = None if given is None else iter(self.all)
+
+    @property
+    def again(self) -> bool:
+        """Whether this is the second run."""
+        return self._left is not None
+
+    def add(self, tensor: Tensor) -> None:
+        """Keep a result of the first run."""
+        self.all.append(tensor.detach())
+
+    def next(self) -> Tensor:
+        """What the first run had here."""
+        assert self._left is not None
+        return next(self._left)
+
+
+class _KeepLinears(TorchFunctionMode):
+    """Keeps what linear layers return. In a second run they return it without computing it, and are differentiated as
+    ever."""
+
+    def __init__(self, results: _Results) -> None:
+        super().__init__()
+        self.results = results
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.linear:
+            return func(*args, **(kwargs or {}))
+        if self.results.again:
+            return _KnownLinear.of(self.results.next(), *args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        self.results.add(made)
+        return made
+
+
+class _KnownLinear(torch.autograd.Function):
+    """A linear layer whose result is known."""
+
+    @classmethod
+    def of(cls, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`F.linear(input, weight, bias)`, in the result's type as autocast had it."""
+        sources = (input.to(result.dtype), weight.to(result.dtype), None if bias is None else bias.to(result.dtype))
+        made: Tensor = cls.apply(result, *sources)
+        return made
 
     @staticmethod
-    def forward(ctx: Any, body: Body, names: list[str], count: int, x: Tensor, *rest: Tensor) -> Tensor:
-        ctx.block = _Block(body, names, rest[:count], x)
-        ctx.count = count
-        ctx.save_for_backward(x, *rest)
-        return body(dict(zip(names, rest[count:], strict=True)), x, rest[:count])
+    def forward(ctx: Any, result: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.has_bias = bias is not None
+        return result * 1
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        kept = [tensor.clone() for tensor in ctx.saved_tensors]
-        gradient = gradients[0].clone()
-        xm.optimization_barrier_([*kept, gradient])  # the compiler would merge the two runs of the block
-        x, *rest = kept
-        to_x, to_shared, to_weights = ctx.block.differentiate(x, rest[: ctx.count], rest[ctx.count :], gradient)
-        return None, None, None, to_x, *ctx.block.spread(to_shared), *to_weights
+        input, weight = ctx.saved_tensors
+        gradient = gradients[0]
+        rows, columns = gradient.flatten(0, -2), input.flatten(0, -2)
+        return None, gradient @ weight, rows.T @ columns, rows.sum(0) if ctx.has_bias else None
+
+
+class _KeepAll(torch.autograd.graph.saved_tensors_hooks):
+    """Keeps everything that autograd keeps, but weights and their casts."""
+
+    def __init__(self, results: _Results, weights: Sequence[Tensor]) -> None:
+        leaves = {id(weight) for weight in weights}
+        self._seen: dict[Any, Tensor] = {}
+        seen = self._seen
+
+        def pack(tensor: Tensor) -> Tensor:
+            constant = tensor.grad_fn is None
+            if constant or _leaf(tensor) in leaves:
+                return tensor.detach()
+            key = _origin(tensor)
+            if key not in seen:
+                if not results.again:
+                    results.add(tensor)
+                seen[key] = results.next() if results.again else tensor.detach()
+            return seen[key]
+
+        super().__init__(pack, lambda tensor: tensor)
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._seen.clear()  # the graph holds the hooks, which would hold the graph
+
+
+def _leaf(tensor: Tensor) -> int | None:
+    """The id of the leaf that a tensor is a cast or a view of."""
+    node = tensor.grad_fn
+    while node is not None:
+        if hasattr(node, "variable"):
+            return id(node.variable)
+        if len(node.next_functions) != 1:
+            return None
+        node = node.next_functions[0][0]
+    return None
+
+
+def _origin(tensor: Tensor) -> Any:
+    """What made a tensor; the same for all casts of one tensor to one type."""
+    node = tensor.grad_fn
+    assert node is not None
+    cast = node.name() == "ToCopyBackward0"
+    return (node.next_functions[0], tensor.dtype) if cast else (node, tensor.output_nr)
 
 
 class _Block:
-    """How a block is run again and differentiated: in the compute type of its forward pass."""
+    """How a block is run, run again and differentiated: in the compute type of its forward pass."""
 
-    def __init__(self, body: Body, names: list[str], shared: Sequence[Tensor], x: Tensor) -> None:
+    def __init__(self, body: Body, names: list[str], shared: Sequence[Tensor], x: Tensor, remat: Remat) -> None:
         device = x.device.type
-        self.body, self.names, self.count = body, names, len(shared)
+        self.body, self.names, self.count, self.remat = body, names, len(shared), remat
         self.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         self.wanted = [number for number, tensor in enumerate(shared) if tensor.requires_grad]
 
-    def differentiate(
-        self, x: Tensor, shared: Sequence[Tensor], weights: Sequence[Tensor], gradient: Tensor
+    def run(
+        self, x: Tensor, shared: Sequence[Tensor], weights: Sequence[Tensor], kept: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Gradients of x, of the shared tensors that want one, of the weights."""
+        """What comes out, what it is differentiated by (x, the wanted shared tensors, the weights), what was kept."""
+        results = _Results(kept)
         with torch.enable_grad(), torch.autocast(*self.autocast, cache_enabled=False):
             here = x.detach().requires_grad_()
             others = [tensor.detach() for tensor in shared]
             for number in self.wanted:
                 others[number].requires_grad_()
             own = [weight.detach().requires_grad_() for weight in weights]
-            made = self.body(dict(zip(self.names, own, strict=True)), here, others)
-        sources = [here, *(others[number] for number in self.wanted), *own]
+            with self._keeping(results, own):
+                made = self.body(dict(zip(self.names, own, strict=True)), here, others)
+        return made, [here, *(others[number] for number in self.wanted), *own], results.all
+
+    def _keeping(self, results: _Results, weights: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        if self.remat == "none":
+            return _KeepAll(results, weights)
+        return _KeepLinears(results) if self.remat == "selective" else nullcontext()
+
+    def differentiate(
+        self,
+        x: Tensor,
+        shared: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        gradient: Tensor,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Gradients of x, of the shared tensors that want one, of the weights."""
+        made, sources, _ = self.run(x, shared, weights, kept)
         found = torch.autograd.grad(made, sources, gradient, allow_unused=True)
         full = [torch.zeros_like(s) if g is None else g for g, s in zip(found, sources, strict=True)]
         first = 1 + len(self.wanted)
@@ -94,39 +236,66 @@ class _Block:
             out[number] = gradient
         return out
 
+    def split(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Shared tensors, weights, kept results, from one list."""
+        end = self.count + len(self.names)
+        return list(tensors[: self.count]), list(tensors[self.count : end]), list(tensors[end:])
+
+
+class _Again(torch.autograd.Function):
+    """One block whose backward pass begins with its forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, block: _Block, x: Tensor, *rest: Tensor) -> Tensor:
+        shared, weights, _ = block.split(rest)
+        made, _, kept = block.run(x, shared, weights)
+        ctx.block = block
+        ctx.save_for_backward(x, *rest, *kept)
+        return made.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        block: _Block = ctx.block
+        saved = [tensor.clone() for tensor in ctx.saved_tensors]
+        gradient = gradients[0].clone()
+        xm.optimization_barrier_([*saved, gradient])  # the compiler would merge the two runs of the block
+        x, *rest = saved
+        to_x, to_shared, to_weights = block.differentiate(x, *block.split(rest), gradient)
+        return None, to_x, *block.spread(to_shared), *to_weights
+
 
 class _Scan(torch.autograd.Function):
     """All blocks as a loop, and a loop back."""
 
     @staticmethod
-    def forward(ctx: Any, body: Body, names: list[str], count: int, x: Tensor, *rest: Tensor) -> Tensor:
-        shared, stacked = rest[:count], rest[count:]
+    def forward(ctx: Any, block: _Block, x: Tensor, *rest: Tensor) -> Tensor:
+        shared, stacked, _ = block.split(rest)
 
         def step(carry: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Any, Any]:
             value, *others = carry
-            made = body(dict(zip(names, weights, strict=True)), value, others)
-            return (made, *(t * 1 for t in others)), (value * 1,)
+            made, _, kept = block.run(value, others, weights)
+            return (made.detach(), *(t * 1 for t in others)), (value * 1, *kept)
 
         with torch.no_grad():
-            (last, *_), (inputs,) = _scan_impl_pytree(step, (x, *shared), tuple(stacked))
-        ctx.block = _Block(body, names, shared, x)
-        ctx.save_for_backward(inputs, *shared, *stacked)
+            (last, *_), (inputs, *kept) = _scan_impl_pytree(step, (x, *shared), tuple(stacked))
+        ctx.block, ctx.kept = block, len(kept)
+        ctx.save_for_backward(inputs, *shared, *stacked, *kept)
         return last
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         block: _Block = ctx.block
         inputs, *rest = ctx.saved_tensors
-        shared, stacked = rest[: block.count], rest[block.count :]
-        wanted = len(block.wanted)
+        shared, stacked, kept = block.split(rest)
+        wanted, own = len(block.wanted), len(stacked)
 
         def step(carry: tuple[Tensor, ...], xs: tuple[Tensor, ...]) -> tuple[Any, Any]:
             gradient, sums, others = carry[0], carry[1 : 1 + wanted], carry[1 + wanted :]
-            to_x, to_shared, to_weights = block.differentiate(xs[0], others, xs[1:], gradient)
+            to_x, to_shared, to_weights = block.differentiate(xs[0], others, xs[1 : 1 + own], xs[1 + own :], gradient)
             added = [total + new for total, new in zip(sums, to_shared, strict=True)]
             return (to_x, *added, *(t * 1 for t in others)), tuple(to_weights)
 
         start = (gradients[0], *(torch.zeros_like(shared[number]) for number in block.wanted), *shared)
         with torch.no_grad():
-            carry, to_weights = _scan_impl_pytree(step, start, (inputs, *stacked), reverse=True)
-        return None, None, None, carry[0], *block.spread(carry[1 : 1 + wanted]), *to_weights
+            carry, to_weights = _scan_impl_pytree(step, start, (inputs, *stacked, *kept), reverse=True)
+        return None, carry[0], *block.spread(carry[1 : 1 + wanted]), *to_weights

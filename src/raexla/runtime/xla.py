@@ -82,8 +82,18 @@ class XlaRuntime:
         self.process_index, self.process_count = self._processes.index, self._processes.count
         self.device = torch_xla.device()
         self._local_devices: list[str] = torch_xla._XLAC._xla_get_runtime_devices()
-        self._replay, self._blocks = recipe.replay, recipe.blocks
+        self._replay, self._scan, self._remat = recipe.replay, recipe.scan, recipe.remat
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
+        from raexla.runtime.attention import open_attention
+
+        self.attention = open_attention(recipe.attention, self.for_tpu, self._mesh, self.mesh)
+
+    @property
+    def for_tpu(self) -> bool:
+        """Whether the programs that are made here are to run on TPUs."""
+        import torch_xla.core.xla_model as xm
+
+        return bool(xm.xla_device_hw(self.device) == "TPU")
 
     @property
     def batch_shards(self) -> int:
@@ -124,12 +134,14 @@ class XlaRuntime:
                             placed = nn.Parameter(placed, requires_grad=tensor.requires_grad)
                         moved[id(tensor)] = placed
                     store[name] = moved[id(tensor)]  # type: ignore[assignment]
-        if self._blocks != "unrolled":
-            from raexla.runtime import scanned
+        if self._scan or self._remat != "none":
+            from raexla.runtime.scanned import runner
 
             for owner in module.modules():
                 if "runner" in vars(owner):  # raexla.nn.stack
-                    owner.runner = getattr(scanned, self._blocks)
+                    owner.runner = runner(self._scan, self._remat)
+        if self.attention is not None:
+            self.attention.take_over(module)
 
     def _zeros_like(self, tensor: Tensor) -> Tensor:
         zeros = torch.zeros(tensor.shape, dtype=tensor.dtype, device=self.device)

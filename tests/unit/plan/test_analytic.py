@@ -66,10 +66,10 @@ def test_recomputed_blocks_and_chunked_logits_need_less():
     recipe: Any = load(NANO, STAGES, ["runtime.devices=null"])
     where = Slice.parse("v5e:2x2")
     kept = memory(count(recipe), where, {"data": 1, "fsdp": 4, "tensor": 1})
-    less = load(NANO, STAGES, ["runtime.devices=null", "runtime.blocks=scanned", "losses.language_chunks=4"])
+    less = load(NANO, STAGES, ["runtime.devices=null", "runtime.scan=true", "runtime.remat=blocks", "losses.language_chunks=4"])
     scanned = memory(count(less), where, {"data": 1, "fsdp": 4, "tensor": 1})
     assert scanned.activations["DiT"] < kept.activations["DiT"] / 2
-    assert scanned.activations["logits"] == pytest.approx(kept.activations["logits"] / 4)
+    assert scanned.activations["logits"] < 0.3 * kept.activations["logits"]  # captions' few logits are one part
     trained = sum(part.parameters for part in count(recipe).parts if part.trained)
     assert kept.weights == pytest.approx(trained * 4 / 4 / GIB)
     assert kept.optimiser == pytest.approx(2 * kept.weights)

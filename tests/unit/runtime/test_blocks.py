@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from raexla.models.dit.block import Block
+from raexla.models.encoders import Siglip2Recipe, load_encoder
 from raexla.nn.rope import Rope2d
 from raexla.nn.stack import BlockStack
 from raexla.runtime import EagerRecipe, MeshRecipe, XlaRecipe, open_runtime
@@ -29,10 +31,16 @@ class Network(nn.Module):
         return self.blocks(x, condition * 2, rope=self.rope)
 
 
-def differentiate(blocks: str, depth: int, dtype: str, devices: int) -> dict[str, Any]:
+PLAIN = (False, "none")
+WAYS = [(scan, remat) for scan in (False, True) for remat in ("none", "selective", "blocks")]
+Way = tuple[bool, str]
+
+
+def differentiate(way: Way, depth: int, dtype: str, devices: int) -> dict[str, Any]:
     """Output and gradients of a network of `depth` blocks; `lines` of the program, where there is one."""
-    values = {"blocks": blocks, "dtype": dtype}
-    recipe: Any = XlaRecipe(platform="cpu", devices=devices, **values) if devices else EagerRecipe(**values)
+    scan, remat = way
+    values: dict[str, Any] = {"remat": remat, "dtype": dtype}
+    recipe: Any = XlaRecipe(platform="cpu", devices=devices, scan=scan, **values) if devices else EagerRecipe(**values)
     runtime = open_runtime(recipe, MeshRecipe())
     network = Network(depth)
     runtime.place(network)
@@ -62,13 +70,17 @@ def gap(found: dict[str, Any], expected: dict[str, Any]) -> float:
 
 def on_devices(devices: int) -> dict[str, Any]:
     """Every way to run the blocks, in one process."""
-    found: dict[str, Any] = {
-        blocks: differentiate(blocks, 3, "float32", devices) for blocks in ("unrolled", "recomputed", "scanned")
+    found = {
+        called(*way, dtype): differentiate(way, 3, dtype, devices) for way in WAYS for dtype in ("float32", "bfloat16")
     }
-    found["deep"] = differentiate("scanned", 16, "float32", devices)["lines"]
-    for blocks in ("unrolled", "recomputed", "scanned"):
-        found[f"{blocks} bfloat16"] = differentiate(blocks, 3, "bfloat16", devices)
+    for remat in ("none", "selective", "blocks"):
+        found[f"{remat} deep"] = differentiate((True, remat), 16, "float32", devices)
     return found
+
+
+def called(scan: bool, remat: str, dtype: str = "float32") -> str:
+    """A key of what comes back from the process."""
+    return f"{'scan' if scan else 'turn'} {remat} {dtype}"
 
 
 @pytest.fixture(scope="module")
@@ -78,25 +90,49 @@ def found(in_process):
 
 @pytest.fixture(scope="module")
 def plain():
-    return differentiate("unrolled", 3, "float32", 0)
+    return differentiate(PLAIN, 3, "float32", 0)
 
 
-@pytest.mark.parametrize("blocks", ["unrolled", "recomputed", "scanned"])
-def test_values_and_gradients_are_those_of_eager(blocks, found, plain):
-    assert gap(found[blocks], plain) < 1e-5
+@pytest.mark.parametrize(("scan", "remat"), WAYS)
+def test_values_and_gradients_are_those_of_eager(scan, remat, found, plain):
+    assert gap(found[called(scan, remat)], plain) < 1e-5
 
 
-@pytest.mark.parametrize("blocks", ["recomputed", "scanned"])
-def test_bfloat16_is_that_of_unrolled_blocks(blocks, found, plain):
-    assert gap(found[f"{blocks} bfloat16"], found["unrolled bfloat16"]) < 1e-2
-    assert gap(found[f"{blocks} bfloat16"], plain) > 1e-4, "nothing was computed in bfloat16"
+@pytest.mark.parametrize(("scan", "remat"), WAYS[1:])
+def test_bfloat16_is_that_of_plain_blocks(scan, remat, found, plain):
+    assert gap(found[called(scan, remat, "bfloat16")], found[called(*PLAIN, "bfloat16")]) < 1e-2
+    assert gap(found[called(scan, remat, "bfloat16")], plain) > 1e-4, "nothing was computed in bfloat16"
 
 
-def test_a_loop_has_one_size_at_any_depth(found):
-    per_block = found["unrolled"]["lines"] / 3
-    grown = found["deep"] - found["scanned"]["lines"]  # stacking 13 more blocks' weights, unstacking their gradients
+@pytest.mark.parametrize("remat", ["none", "selective", "blocks"])
+def test_a_loop_has_one_size_at_any_depth(remat, found):
+    per_block = found[called(*PLAIN)]["lines"] / 3
+    grown = (
+        found[f"{remat} deep"]["lines"] - found[called(True, remat)]["lines"]
+    )  # stacking 13 more blocks' weights, unstacking
     assert grown < 13 * per_block / 4
 
 
-def test_eager_recomputes_to_the_same_bits(plain):
-    assert differentiate("recomputed", 3, "float32", 0)["values"] == plain["values"]
+def encode(folder: str, scan: bool, devices: int) -> Any:
+    """Tokens of every block of a frozen encoder, and of the last."""
+    xla = XlaRecipe(platform="cpu", devices=devices, scan=scan) if devices else EagerRecipe(device="cpu")
+    runtime = open_runtime(xla, MeshRecipe())
+    encoder = load_encoder(Siglip2Recipe(type="siglip2", path=folder))
+    runtime.place(encoder)
+    pixels = torch.rand(4, 28, 28, 3, generator=torch.Generator().manual_seed(1)).numpy()
+    image = runtime.put({"x": pixels})["x"][0].permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = [encoder(image), *encoder.features(image, [0, 1, 3])]
+    return [runtime.to_host(tokens).tolist() for tokens in found]
+
+
+def test_a_frozen_encoder_loops_to_the_same_tokens(in_process, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28, "patch_size": 7}
+    SiglipVisionModel(SiglipVisionConfig(intermediate_size=48, **sizes)).save_pretrained(tmp_path)
+    for made, plain in zip(in_process(encode, str(tmp_path), True, 2), encode(str(tmp_path), False, 0), strict=True):
+        torch.testing.assert_close(torch.tensor(made), torch.tensor(plain), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["selective", "blocks"])
+def test_eager_runs_again_to_the_same_bits(remat, plain):
+    assert differentiate((False, remat), 3, "float32", 0)["values"] == plain["values"]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from raexla.models.encoders.recipe import EncoderRecipe, Interpolation
 from raexla.nn.resize import Filter, Resize, resize_tokens
+from raexla.nn.stack import Stacked
 from raexla.recipe import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Encoder(nn.Module):
+class Encoder(Stacked):
     """A Hugging Face vision transformer as `image [B, 3, H, W] in [0, 1] -> tokens [B, N, C]`.
 
     It resizes and normalises its own pixels, drops CLS and register tokens and applies the final norm that its family
@@ -109,11 +110,10 @@ class Encoder(nn.Module):
 
     def _blocks(self, pixels: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         hidden, extra = self.embed(pixels)
-        outputs = {0: hidden}
-        for number, block in enumerate(self.blocks(), start=1):
-            if number > max(wanted):
-                break
-            hidden = outputs[number] = block(hidden, None)
+        blocks, outputs, done = list(self.blocks()), {0: hidden}, 0
+        for number in sorted(set(wanted) - {0}):
+            hidden = outputs[number] = self.runner(blocks[done:number], hidden, (), {"attention_mask": None})
+            done = number
         return [outputs[number][:, extra:] for number in wanted]
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, int]:
