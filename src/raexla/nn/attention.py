@@ -1,4 +1,9 @@
-"""Multi-head self-attention with a kernel that a runtime may swap."""
+"""Multi-head self-attention with a kernel that a runtime may swap.
+
+B: batch, H: query heads, G: key heads (G divides H), N: tokens, D: channels of a head.
+"""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -6,16 +11,38 @@ from torch.nn import functional as F
 from raexla.nn.norms import RMSNorm
 from raexla.nn.rope import Rope2d
 
+Attend = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+"""(q, k, v, causal) -> softmax(q k^T / sqrt(D)) v. q and the result are [B, H, N, D], k and v [B, G, N, D]."""
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """`Attend` through PyTorch's scaled_dot_product_attention, in v's type.
+
+    Under a lower compute type queries and keys that were turned in float32 come out wider than values; PyTorch's
+    autocast puts that right on CUDA, torch_xla's doesn't.
+    """
+    shared = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=shared)
+
 
 class AttentionKernel(nn.Module):
-    """softmax(q k^T / sqrt(D)) v through PyTorch's scaled_dot_product_attention.
+    """`Attend` as a module without parameters.
 
-    It has no parameters: a runtime may put another module with the same signature in its place.
+    Attributes:
+        attend: PyTorch's, until a runtime puts its own there as it places the module (`runtime.place`).
+        causal: a token sees itself and those before it.
     """
 
+    attend: Attend
+
+    def __init__(self, *, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+        self.attend = sdpa
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v [B, H, N, D] -> [B, H, N, D]."""
-        return F.scaled_dot_product_attention(q, k, v)
+        """q [B, H, N, D], k and v [B, G, N, D] -> [B, H, N, D]."""
+        return self.attend(q, k, v, self.causal)
 
 
 class Attention(nn.Module):

@@ -1,7 +1,8 @@
-"""The language model's attention: transformers' SDPA, with queries and keys in the values' type.
+"""The language model's attention, made known to transformers.
 
-Rotary positions are applied in float32, so under a lower compute type queries and keys come out wider than values;
-PyTorch's autocast puts that right on CUDA, torch_xla's doesn't and SDPA refuses.
+Without a mask it is causal and goes through the layer's `kernel`, which a runtime may swap; with one (padding on the
+left, decoding with a cache) it is transformers' SDPA, with queries and keys in the values' type: rotary positions are
+applied in float32, so under a lower compute type these come out wider, and torch_xla's autocast doesn't mind.
 """
 
 from functools import cache
@@ -9,13 +10,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raexla.nn.attention import AttentionKernel
+
 NAME = "raexla"
 """By this name a configuration asks for it (`_attn_implementation`)."""
 
 
+def give_kernels(layers: nn.ModuleList) -> None:
+    """Give each decoder layer's attention the causal kernel that it uses where there is no mask."""
+    for layer in layers:
+        layer.self_attn.kernel = AttentionKernel(causal=True)
+
+
 @cache
 def register() -> str:
-    """Make the kernel known to transformers; returns its name."""
+    """Make the attention known to transformers; returns its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
@@ -24,6 +33,8 @@ def register() -> str:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
         """query [B, H, L, D], key and value [B, G, S, D] with G dividing H -> [B, L, H, D]."""
+        if attention_mask is None and not options.get("dropout"):
+            return module.kernel(query, key, value).transpose(1, 2), None
         made, _ = sdpa_attention_forward(
             module, query.to(value.dtype), key.to(value.dtype), value, attention_mask, **options
         )

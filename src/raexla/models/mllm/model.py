@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raexla.models.mllm.attention import register
+from raexla.models.mllm.attention import give_kernels, register
 from raexla.models.mllm.recipe import MLLMRecipe
 from raexla.nn.stack import Stacked
 from raexla.nn.tables import TableModule
@@ -30,7 +30,7 @@ class MLLM(Stacked, TableModule):
         condition_channels: Z of the diffusion model.
 
     Attributes:
-        llm: `Qwen2Model` (its attention kernel is swapped by `llm.set_attn_implementation`).
+        llm: `Qwen2Model`; each layer's `self_attn.kernel` may be swapped by a runtime.
         lm_head: the output linear, None if the embedding table is used for output too (tied).
         queries: [Q, h]. projector, connector: see `MLLMRecipe`.
     """
@@ -46,6 +46,7 @@ class MLLM(Stacked, TableModule):
         self.width = width
         config._attn_implementation = register()
         self.llm = Qwen2Model(config)
+        give_kernels(self.llm.layers)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(width, config.vocab_size, bias=False)
         self.queries = nn.Parameter(torch.empty(recipe.queries, width))
@@ -107,14 +108,16 @@ class MLLM(Stacked, TableModule):
                 before it can see; needed for padding on the left.
         """
         embedded = self.embed(tokens, image_slot, features, use_queries)
-        return self.hidden(embedded, *causal_inputs(embedded, valid))
+        mask, positions = causal_inputs(embedded, valid)
+        return self.hidden(embedded, None if valid is None else mask, positions)
 
-    def hidden(self, embedded: Tensor, mask: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
+    def hidden(self, embedded: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None) -> Tensor:
         """Final hidden states of embeddings [B, L, h].
 
         Args:
             embedded: [B, L, h].
-            mask: bool [B or 1, 1, L, S], True where a token may look; every row has at least one True.
+            mask: bool [B or 1, 1, L, S], True where a token may look; every row has at least one True. None is causal
+                attention by the layers' kernels, without a cache only.
             positions: int [B or 1, L].
             cache: an object with `update(keys, values, layer)`, see `raexla.models.mllm.decode`.
         """
