@@ -5,6 +5,7 @@ the sizes; so recipes that don't fit each other are found without training, and 
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from raexla.models.critic import sharding_table as critic_table
 from raexla.models.decoder import sharding_table as decoder_table
 from raexla.models.dit import LightningDiT
 from raexla.models.mllm import UnifiedModel, build_mllm
+from raexla.models.published import PUBLISHED
 from raexla.recipe import load
 from raexla.runtime.sharding import Table, prefixed, resolve
 from raexla.sampling.model import UnifiedRecipe
@@ -44,6 +46,7 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
+@lru_cache
 def _load(path: Path) -> Any:
     return load(path, STAGES)
 
@@ -65,6 +68,8 @@ def _configuration(path: str, scratch: Path) -> str:
         out = scratch / folder.name
         out.mkdir(exist_ok=True)
         return released_folder(out, folder.name)
+    if path in PUBLISHED:
+        return path
     if (folder / "config.json").is_file():
         return path
     assert folder.parent.name == "artifacts", f"{path} is not there, and no recipe makes it"
@@ -143,6 +148,18 @@ def build(recipe: Any, scratch: Path) -> Built:
     return [(Qwen2ForCausalLM(_qwen2(recipe)), None)]
 
 
+BUILT: dict[str, Built] = {}
+"""Recipes that differ in data or length only share a model, which is built once."""
+
+
+def _built(recipe: Any, scratch: Path) -> Built:
+    sizes = recipe.model_dump_json(include={"stage", "codec", "model", "init", "critic"})
+    if sizes not in BUILT:
+        with torch.device("meta"):
+            BUILT[sizes] = build(recipe, scratch)
+    return BUILT[sizes]
+
+
 def _image_size(module: nn.Module) -> int | None:
     return getattr(module, "image_size", None)
 
@@ -150,8 +167,7 @@ def _image_size(module: nn.Module) -> int | None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_it_loads_and_builds_on_meta(path, tmp_path):
     recipe = _load(path)
-    with torch.device("meta"):
-        built = build(recipe, tmp_path)
+    built = _built(recipe, tmp_path)
     assert built
     for module, table in built:
         shapes = {name: tuple(p.shape) for name, p in module.named_parameters()}
