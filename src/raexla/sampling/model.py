@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,13 +21,23 @@ from raexla.models import dit as dit_package
 from raexla.models import mllm as mllm_package
 from raexla.models.codecs import CodecRecipe, NormalisedCodec
 from raexla.models.dit import DiTRecipe, LightningDiT
+from raexla.models.encoders import Encoder, EncoderRecipe, build_encoder, load_encoder
 from raexla.models.mllm import MLLMRecipe, UnifiedModel, build_mllm, load_mllm, load_tokenizer
 from raexla.nn.tables import reset_tables
 from raexla.recipe import ArtifactReference, Recipe, UserError
+from raexla.runtime import Runtime
 from raexla.runtime.sharding import Table, prefixed
 from raexla.sampling.base import ImageModel, WithWeights
 from raexla.sampling.classes import ClassToImage, load_class_model
-from raexla.sampling.codec import LATENT_FACTS, OpenCodec, as_tensors, beside, load_weights, open_codec
+from raexla.sampling.codec import (
+    LATENT_FACTS,
+    OpenCodec,
+    as_tensors,
+    beside,
+    encoder_identity,
+    load_weights,
+    open_codec,
+)
 
 DESCRIPTION = "model.json"
 NANO = "nano"
@@ -47,6 +57,9 @@ class TextToImageRecipe(Recipe):
     """Everything that sampling must share with training."""
 
     codec: CodecRecipe
+    understanding: EncoderRecipe | None = None
+    """The frozen encoder that reads the pictures which are asked about; None: the codec's own. A VAE's latent is too
+    poor to be read, so beside one there is another encoder (two towers; 000, section 4)."""
     model: UnifiedRecipe
     chat: ChatRecipe = ChatRecipe()
     flow: TimeRecipe = TimeRecipe()
@@ -68,6 +81,8 @@ class TextToImage(ImageModel):
     recipe: TextToImageRecipe
     unified: UnifiedModel
     chat: Chat
+    reader: Encoder | None = None
+    """The encoder of `recipe.understanding`, if it names one."""
 
     @property
     def network(self) -> UnifiedModel:
@@ -76,6 +91,14 @@ class TextToImage(ImageModel):
     @property
     def dit(self) -> DiTRecipe:
         return self.recipe.model.dit
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), **reader_facts(self.recipe)}
+
+    def place(self, runtime: Runtime) -> None:
+        super().place(runtime)
+        if self.reader is not None:
+            runtime.place(self.reader)
 
     def table(self) -> Table:
         tied = self.unified.mllm.lm_head is None
@@ -117,8 +140,39 @@ class TextToImage(ImageModel):
     def features(self, image: Tensor) -> Tensor:
         """What the language model's projector reads of images [B, 3, H, W]: encoder tokens [B, N, C], before latent
         statistics (Scale-RAE). No gradient."""
+        if self.reader is not None:
+            with torch.no_grad():
+                read: Tensor = self.reader(image)
+            return read
         latent: Tensor = self.codec.encode(image)
         return self.codec.denormalise(latent) if isinstance(self.codec, NormalisedCodec) else latent
+
+
+def reader_facts(recipe: TextToImageRecipe) -> dict[str, Any]:
+    """By what an encoder that only reads is recognised; nothing where the codec's own reads."""
+    return {} if recipe.understanding is None else {"understanding": encoder_identity(recipe.understanding.path)}
+
+
+def open_reader(recipe: TextToImageRecipe, image_size: int, *, load: bool = True) -> Encoder | None:
+    """The encoder of `recipe.understanding`, if it names one.
+
+    Args:
+        image_size: side of the pictures that it is given, the codec's.
+        load: without it the structure only (possible under `torch.device("meta")`).
+
+    Raises:
+        UserError: no such encoder, or one that doesn't give a token for each image slot of a sequence.
+    """
+    if recipe.understanding is None:
+        return None
+    reader = (load_encoder if load else build_encoder)(recipe.understanding, image_size)
+    tokens, slots = reader.grid[0] * reader.grid[1], recipe.model.llm.queries
+    if tokens != slots:
+        raise UserError(
+            f"understanding: {recipe.understanding.path} gives {tokens} tokens a picture, model.llm.queries is "
+            f"{slots}: understanding.input_size changes the first"
+        )
+    return reader
 
 
 def _chat(recipe: TextToImageRecipe, folder: str) -> Chat:
@@ -136,11 +190,14 @@ def assemble(recipe: TextToImageRecipe, seed: int) -> TextToImage:
     generator = torch.Generator().manual_seed(seed)
     dit = LightningDiT(recipe.model.dit, codec.grid, codec.channels)
     dit_package.init_weights(dit, generator)
+    reader = open_reader(recipe, codec.image_size)
+    read = codec.channels if reader is None else reader.channels
     tokenizer = load_tokenizer(recipe.model.llm.path)
-    mllm = load_mllm(recipe.model.llm, tokenizer, codec.channels, dit.condition_channels, generator)
+    mllm = load_mllm(recipe.model.llm, tokenizer, read, dit.condition_channels, generator)
     shift = recipe.flow.factor(codec.grid[0] * codec.grid[1], codec.channels)
     chat = _chat(recipe, recipe.model.llm.path)
-    return TextToImage(recipe=recipe, unified=UnifiedModel(mllm, dit), opened=opened, chat=chat, shift=shift)
+    unified = UnifiedModel(mllm, dit)
+    return TextToImage(recipe=recipe, unified=unified, opened=opened, chat=chat, shift=shift, reader=reader)
 
 
 def describe(model: TextToImage) -> dict[str, bytes]:
@@ -232,11 +289,13 @@ def load_model(
     recipe = read_description(path, opened.recipe if opened else codec, where)
     llm = recipe.model.llm
     opened = opened or open_codec(recipe.codec, f"{where}: codec")
-    for fact in LATENT_FACTS:
-        artifact.require(fact, opened.facts[fact], where)
+    for fact, value in ({name: opened.facts[name] for name in LATENT_FACTS} | reader_facts(recipe)).items():
+        artifact.require(fact, value, where)
+    reader = open_reader(recipe, opened.codec.image_size)
+    read = opened.codec.channels if reader is None else reader.channels
     with torch.device("meta"):
         dit = LightningDiT(recipe.model.dit, opened.codec.grid, opened.codec.channels)
-        mllm = build_mllm(llm, load_tokenizer(str(path)).size, opened.codec.channels, dit.condition_channels)
+        mllm = build_mllm(llm, load_tokenizer(str(path)).size, read, dit.condition_channels)
         unified = UnifiedModel(mllm, dit)
     unified.to_empty(device="cpu")
     reset_tables(unified)
@@ -249,6 +308,18 @@ def load_model(
         opened=opened,
         chat=_chat(recipe, str(path)),
         shift=shift,
+        reader=reader,
         source=path,
         digest=artifact.digest,
     )
+
+
+def with_length(model: TextToImage, length: int) -> TextToImage:
+    """The same model with sequences of `length` tokens.
+
+    Raises:
+        UserError: too few for the image slots and an empty caption.
+    """
+    chat = model.recipe.chat.model_copy(update={"length": length})
+    recipe = model.recipe.model_copy(update={"chat": chat})
+    return replace(model, recipe=recipe, chat=Chat(chat, model.chat.tokenizer, recipe.model.llm.queries))

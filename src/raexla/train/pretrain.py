@@ -20,7 +20,7 @@ from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
 from raexla.losses import linear_cross_entropy_sum
-from raexla.models.flops import bridge_work, dit_work, encoding_work, llm_work
+from raexla.models.flops import bridge_work, dit_work, encoder_work, encoding_work, llm_work
 from raexla.models.mllm import UnifiedModel
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe, UserError
@@ -192,7 +192,7 @@ class UnifiedTask(Task):
             if self.has_conversations:
                 asked = group(micro, UNDERSTANDING)
                 with torch.no_grad():
-                    features = self._features(image_of(asked["pixels"]))
+                    features = self.model.features(image_of(asked["pixels"]))
                 answers = unified.hidden(asked["tokens"], asked["image_slot"], features)
                 summed_ce = summed_ce + self._language(unified, answers, asked["labels"])
         diffusion = flow_loss(velocity, velocity_target(target, noise)).sum() / (self.times * whole["images"])
@@ -204,12 +204,6 @@ class UnifiedTask(Task):
         """Summed cross-entropy of hidden states [B, L, h], of which at most `most` of each row predict a token."""
         table = unified.mllm.output_table
         return linear_cross_entropy_sum(hidden, table, labels, self.losses.language_chunks, most)[0]
-
-    def _features(self, image: Tensor) -> Tensor:
-        """What the projector reads: the encoder's tokens, before latent statistics (facts A5)."""
-        codec = self.model.codec
-        latent = codec.encode(image)
-        return codec.denormalise(latent) if hasattr(codec, "denormalise") else latent
 
     def evaluate(self, step: int, samples: Path) -> dict[str, float]:
         return self.validation.run(step, samples)
@@ -246,7 +240,11 @@ class UnifiedTask(Task):
         images = self.batch_images * captions / sum(s.weight for s in self.data.sources)
         asked = self.batch_images - images
         tokens = codec.grid[0] * codec.grid[1]
-        bridge = bridge_work(recipe.llm, mllm.width, tokens, codec.channels, recipe.dit.condition_width)
+        reader, frozen = model.reader, encoding_work(codec).total
+        channels, looking = (
+            (codec.channels, frozen) if reader is None else (reader.channels, encoder_work(reader).total)
+        )
+        bridge = bridge_work(recipe.llm, mllm.width, tokens, channels, recipe.dit.condition_width)
         lengths = self._lengths()
         prompts = llm_work(mllm.config, lengths[0], self.answer_tokens).total
         answers = llm_work(mllm.config, lengths[1]).total
@@ -255,7 +253,7 @@ class UnifiedTask(Task):
         drawing = (
             3.0 * images * (self.times * dit_work(recipe.dit, codec.grid, codec.channels).total + bridge["connector"])
         )
-        return 2.0 * (reading + drawing + self.batch_images * encoding_work(codec).total)
+        return 2.0 * (reading + drawing + images * frozen + asked * looking)
 
 
 class PretrainTask(UnifiedTask):
