@@ -19,7 +19,7 @@ class Assumptions:
     overlap: float = 0.9
     """Of the collectives' time that runs behind matrix products."""
     recompute: float = 0.0
-    """Forward passes that are run again, as a part of the model's FLOPs (1/3: every block once more)."""
+    """What the backward pass runs again, as a part of the step's FLOPs (nearly 1/3: every trained block once more)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def estimate(
     Parameters are gathered twice for each micro-batch (forward and backward), gradients scattered once.
     """
     assume = assume or Assumptions()
-    compute = counts.model_flops * (1 + assume.recompute) / (where.peak_flops * assume.matmul_efficiency)
+    compute = counts.step_flops * (1 + assume.recompute) / (where.peak_flops * assume.matmul_efficiency)
     gathered = counts.gathered_parameters / mesh["tensor"]
     part = (mesh["fsdp"] - 1) / mesh["fsdp"]
     link = where.ring_bandwidth * assume.link_efficiency

@@ -10,7 +10,7 @@ from raexla.train.stages import STAGES
 
 
 def model_of(recipe: PretrainRecipe | FinetuneRecipe, name: str = "init") -> TextToImageRecipe:
-    """The model's recipe.
+    """The model's recipe, as it is trained.
 
     A finetuning recipe takes it from its artifact where that is there, else from the recipe that makes it.
 
@@ -22,6 +22,12 @@ def model_of(recipe: PretrainRecipe | FinetuneRecipe, name: str = "init") -> Tex
     """
     if isinstance(recipe, PretrainRecipe):
         return TextToImageRecipe(**{key: getattr(recipe, key) for key in TextToImageRecipe.model_fields})
+    found = _beginning(recipe, name)
+    length = recipe.chat_length or found.chat.length
+    return found.model_copy(update={"chat": found.chat.model_copy(update={"length": length})})
+
+
+def _beginning(recipe: FinetuneRecipe, name: str) -> TextToImageRecipe:
     init = recipe.init
     if Path(init.path).is_dir() or init.path == NANO:
         return read_description(find_model(init.path, f"{name}.path"), recipe.codec, f"{name}.path")

@@ -9,7 +9,6 @@ from raexla.plan.slices import Slice
 from raexla.recipe import Recipe, UserError
 from raexla.runtime import XlaRecipe, prepare_compiler
 from raexla.train.base import StageRecipe
-from raexla.train.pretrain import PretrainRecipe
 
 
 def plan_recipe(recipe: Recipe, name: str, topology: str, slices: int = 1, quick: bool = False) -> Plan:
@@ -23,12 +22,10 @@ def plan_recipe(recipe: Recipe, name: str, topology: str, slices: int = 1, quick
     Raises:
         UserError: a stage or codec that can't be planned, a mesh that doesn't fill the slice, no compiler.
     """
-    if not isinstance(recipe, PretrainRecipe):
-        stage = recipe.stage if isinstance(recipe, StageRecipe) else type(recipe).__name__
-        raise UserError(f"stage {stage}: `plan` knows the stage pretrain")
+    counts = count(recipe)
+    assert isinstance(recipe, StageRecipe)
     where = Slice.parse(topology, slices)
     mesh = recipe.mesh.resolve(where.chips)
-    counts = count(recipe)
     accumulate = recipe.train.accumulate
     found = Plan(
         name,
@@ -36,12 +33,12 @@ def plan_recipe(recipe: Recipe, name: str, topology: str, slices: int = 1, quick
         mesh,
         counts,
         memory(counts, where, mesh, accumulate),
-        estimate(counts, where, mesh, accumulate, Assumptions(recompute=recomputed_share(recipe, counts))),
+        estimate(counts, where, mesh, accumulate, Assumptions(recompute=recomputed_share(counts))),
     )
     return found if quick else _compiled(found, recipe)
 
 
-def _compiled(found: Plan, recipe: PretrainRecipe) -> Plan:
+def _compiled(found: Plan, recipe: StageRecipe) -> Plan:
     """With what the TPU compiler says of the step that `raexla train` would run."""
     prepare_compiler()  # before jax is imported by anyone
     from raexla.plan.abstract import AbstractRuntime
@@ -53,7 +50,7 @@ def _compiled(found: Plan, recipe: PretrainRecipe) -> Plan:
         raise UserError("runtime.type: a TPU is planned with xla; add --set runtime.type=xla")
     devices_of(found.where)  # what is missing is said before minutes are spent
     runtime = AbstractRuntime(found.where.chips, recipe.mesh, recipe.runtime)
-    program = trace_step(outline_task(recipe, runtime), runtime, "train")
+    program = trace_step(outline_task(recipe, runtime), runtime, found.counts.phase)
     try:
         return replace(found, compiled=compile_step(program, found.where))
     except DoesNotFit as no:

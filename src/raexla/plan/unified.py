@@ -1,0 +1,117 @@
+"""The numbers of a text-to-image recipe, pretraining or finetuning, in closed form."""
+
+from typing import Any
+
+import torch
+
+from raexla.losses import chunks_of
+from raexla.models.dit import LightningDiT
+from raexla.models.flops import bridge_work, dit_work, llm_work
+from raexla.nn.swiglu import swiglu_width
+from raexla.plan.blocks import kept_of, repeated
+from raexla.plan.counts import Counts, Part
+from raexla.plan.latent import Latent, read_latent, read_tokens
+from raexla.plan.model import model_of
+from raexla.plan.sizes import language_parameters, read_sizes
+from raexla.runtime import RuntimeRecipe
+from raexla.sampling.model import TextToImageRecipe
+from raexla.train.finetune import FinetuneRecipe
+from raexla.train.pretrain import GENERATION, PretrainRecipe
+
+UnifiedStage = PretrainRecipe | FinetuneRecipe
+
+
+def shares(recipe: UnifiedStage) -> tuple[float, float]:
+    """Samples of a global step with a target image, and without one."""
+    total = sum(source.weight for source in recipe.data.sources)
+    drawn = sum(s.weight for s in recipe.data.sources if (s.group or s.kind) in ("caption", GENERATION))
+    images = recipe.train.global_batch_images * drawn / total
+    return images, recipe.train.global_batch_images - images
+
+
+def count_unified(recipe: UnifiedStage) -> Counts:
+    """The numbers of a recipe of the stage pretrain or finetune.
+
+    Raises:
+        UserError: a network whose configuration is not known, a model that is neither there nor described.
+    """
+    model = model_of(recipe)
+    llm = read_sizes(model.model.llm.path)
+    latent = read_latent(model.codec, recipe.transform.size)
+    with torch.device("meta"):
+        dit = LightningDiT(model.model.dit, latent.grid, latent.channels)
+    width, condition = llm.hidden_size, dit.condition_channels
+    towers = model.understanding is not None
+    reader = read_tokens(model.understanding, recipe.transform.size) if model.understanding is not None else latent
+    bridge = bridge_work(model.model.llm, width, reader.tokens, reader.channels, condition)
+    images, asked = shares(recipe)
+    rows, times = recipe.train.global_batch_images, recipe.times_per_image
+    learned = recipe.optim.llm is not None
+    most = recipe.losses.learned(model.chat)
+    lengths = model.chat.length, model.chat.conversation_length or model.chat.length
+    prompts, answers = llm_work(llm, lengths[0], most), llm_work(llm, lengths[1])
+    reading = images * prompts.total + asked * (answers.total + bridge["projector"])
+    drawn = dit_work(model.model.dit, latent.grid, latent.channels)
+    drawing = images * (times * drawn.total + bridge["connector"])
+    attached = model.model.llm.queries * width + reader.channels * width + width**2 + 2 * width
+    connector = width * condition + condition
+    connector += condition * (condition + 1) if model.model.llm.connector == "mlp" else 0
+    parts = (
+        Part(
+            "language model",
+            sum(language_parameters(llm).values()) + attached,
+            learned,
+            recipe.optim.llm is not None and recipe.optim.llm.ema is not None,
+            2.0 * reading * (3 if learned else 1),
+            repeated_flops=repeated(recipe.runtime, (images, lengths[0], prompts), (asked, lengths[1], answers))
+            if learned
+            else 0.0,
+        ),
+        Part(
+            "DiT",
+            sum(p.numel() for p in dit.parameters()) + connector,
+            True,
+            recipe.optim.dit.ema is not None,
+            6.0 * drawing,
+            repeated_flops=repeated(recipe.runtime, (images * times, dit.condition_tokens, drawn)),
+        ),
+        _frozen("encoder", latent, images if towers else rows),
+        *([_frozen("reading encoder", reader, asked)] if towers else []),
+    )
+    kept = {"DiT": images * times * _dit_bytes(model, dit, recipe.runtime) / rows}
+    if learned:
+        read = [
+            many * _llm_bytes(llm, length, recipe.runtime)
+            for many, length in zip((images, asked), lengths, strict=True)
+        ]
+        chunks = recipe.losses.language_chunks
+        logits = images * most / chunks_of(chunks, lengths[0], most) + asked * lengths[1] / chunks
+        kept = {"language model": sum(read) / rows, "logits": logits * llm.vocab_size * 10.0 / rows, **kept}
+    return Counts(parts, rows, recipe.train.total_steps, kept)
+
+
+def _frozen(name: str, latent: Latent, images: float) -> Part:
+    return Part(name, latent.parameters, False, False, 2.0 * images * latent.work.total, split=False)
+
+
+def _llm_bytes(config: Any, length: int, runtime: RuntimeRecipe) -> float:
+    """Bytes that the blocks' backward pass reads for one sequence; the blocks' inputs are float32."""
+    width, mlp = config.hidden_size, config.intermediate_size
+    keys = width * config.num_key_value_heads // config.num_attention_heads
+    read = 2 * (6 * width + 2 * (width + keys) + 4 * mlp)
+    linears = 2 * (width + 2 * keys + 2 * width + 2 * mlp)
+    return kept_of(config.num_hidden_layers, length, config.num_attention_heads, read, linears, 4 * width, runtime)
+
+
+def _dit_bytes(model: TextToImageRecipe, dit: LightningDiT, runtime: RuntimeRecipe) -> float:
+    """The same for all tokens of one noisy latent; a DiT's blocks have bf16 inputs."""
+    recipe = model.model.dit
+    ways = [(recipe.width, recipe.depth, recipe.heads)]
+    if recipe.head is not None:
+        ways.append((recipe.head.width, recipe.head.depth, recipe.head.heads))
+    total = 0.0
+    for width, depth, heads in ways:
+        mlp = swiglu_width(width)
+        read, linears = 2 * (16 * width + 4 * mlp), 2 * (12 * width + 2 * mlp)
+        total += kept_of(depth, dit.condition_tokens, heads, read, linears, 2 * width, runtime)
+    return total
