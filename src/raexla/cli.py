@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -97,6 +97,48 @@ def train(
 
 
 @app.command()
+def latents(
+    recipe: RecipeFile,
+    out: Annotated[str, typer.Option("--out", metavar="URL", help="Folder; each source gets one of its name in it.")],
+    overrides: SetOption = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="NAME", help="Only this one, eval's too; may be repeated. Else all of data."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32"], typer.Option("--dtype", help="How a latent is stored.")
+    ] = "float16",
+    keep_pixels: Annotated[bool, typer.Option("--keep-pixels", help="The pictures stay beside their latents.")] = False,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at a time on each device.")] = 64,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="On each host, that decode; as many as there are cores if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace latents made from something else.")] = False,
+) -> None:
+    """Encode the pictures of a training recipe's sources once: shards of latents, from which it trains without encoder.
+
+    Goes on after a stop; a complete folder is left as it is.
+    """
+    from raexla.data.shards import usual_processes
+    from raexla.eval.progress import bars
+    from raexla.train.latents.run import Storing
+    from raexla.train.latents.verb import store_latents
+
+    loaded = load_recipe(recipe, overrides)
+    storing = Storing(
+        dtype=dtype,
+        keep_pixels=keep_pixels,
+        batch_images=batch,
+        processes=usual_processes() if processes is None else processes,
+        overwrite=overwrite,
+    )
+    with bars() as ticks:
+        stored = store_latents(loaded, out, source or (), storing, ticks)
+    for one in stored:
+        typer.echo("\n".join(one.lines()))
+
+
+@app.command()
 def plan(
     recipe: RecipeFile,
     topology: Annotated[str, typer.Option("--topology", metavar="CHIP:SHAPE", help="v5p:4x4x4, v6e:8x8, v4:4x4x4.")],
@@ -113,6 +155,27 @@ def plan(
 
     found = plan_recipe(load_recipe(recipe, overrides), str(recipe), topology, slices, quick)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(lines(found)))
+
+
+@app.command()
+def profile(
+    place: Annotated[
+        Path, typer.Argument(metavar="RUN|FILE", help="A run (its newest trace is taken), a folder, or a trace.")
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Operations that are shown.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Values for a program, all operations.")] = False,
+) -> None:
+    """Print what a trace's time went into: kinds of operations, then the top ones.
+
+    A run traces its steps 10 to 12 with `raexla train RECIPE --set train.profile=10-12`.
+    """
+    import json
+
+    from raexla.obs.profile import profile as read
+    from raexla.obs.profile import profile_lines
+
+    found = read(place)
+    typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(profile_lines(found, top)))
 
 
 @recipe_app.command("show")

@@ -4,7 +4,7 @@ Images stay uint8 `[n, H, W, 3]` until they are on the device; there `pixels / 2
 are objects that can be pickled, for worker processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,11 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class ChatItem:
-    """One sequence with its image; `pixels` is None where it has none."""
+    """One sequence with its image, or with the latent that its source holds instead; `picture` is None where it has
+    none."""
 
     row: ChatRow
-    pixels: np.ndarray | None
+    picture: np.ndarray | None
 
 
 def image_rows(
@@ -41,13 +42,21 @@ def image_rows(
     return _ToImageRow(recipe, labels, tuple(sources)), _ImageRows(labels, bool(sources))
 
 
-def chat_rows(chat: Chat, recipe: AnyTransformRecipe, answer_tokens: int | None = None) -> tuple[Transform, Collate]:
+def chat_rows(
+    chat: Chat,
+    recipe: AnyTransformRecipe,
+    answer_tokens: int | None = None,
+    latents: Mapping[str, np.ndarray] | None = None,
+) -> tuple[Transform, Collate]:
     """For the unified model. Captions become generation sequences, conversations and texts understanding ones; arrays
     are those of `collate_chat` and `pixels`: the target of a generation row, the context of an understanding one.
 
-    With `answer_tokens`, a caption's sequence in which more tokens are learned is refused: `answer_too_long`.
+    With `answer_tokens`, a caption's sequence in which more tokens are learned is refused: `answer_too_long`. `latents`
+    are the groups whose sources hold these, with what stands in a row without a picture [N, C]: such groups have
+    `latent` [n, N, C] instead of `pixels`.
     """
-    return _ToChatItem(chat, recipe, answer_tokens), _ChatRows(recipe.size)
+    blanks = dict(latents or {})
+    return _ToChatItem(chat, recipe, answer_tokens, blanks), _ChatRows(recipe.size, blanks)
 
 
 def collate_chat(rows: Sequence[ChatRow]) -> dict[str, np.ndarray]:
@@ -113,13 +122,19 @@ class _ImageRows:
 
 
 class _ToChatItem(Pictures):
-    def __init__(self, chat: Chat, recipe: AnyTransformRecipe, answer_tokens: int | None) -> None:
+    def __init__(
+        self, chat: Chat, recipe: AnyTransformRecipe, answer_tokens: int | None, latents: Mapping[str, np.ndarray]
+    ) -> None:
         super().__init__(recipe)
         self.chat, self.answer_tokens = chat, answer_tokens
+        self.fitting = {(blank.shape, blank.dtype) for blank in latents.values()}
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> ChatItem:
         chat = self.chat
-        pixels = None if sample.image is None else self.change(sample.image, rng)
+        picture = sample.latent if sample.image is None else self.change(sample.image, rng)
+        if sample.latent is not None and (sample.latent.shape, sample.latent.dtype) not in self.fitting:
+            shapes = ", ".join(f"{list(shape)} {dtype}" for shape, dtype in sorted(self.fitting, key=str))
+            raise Refused("bad_latent", f"{list(sample.latent.shape)} {sample.latent.dtype} instead of {shapes}")
         if sample.kind == "caption":
             turns = sample.conversation  # official generation data: the request and the answer as they were written
             row = chat.conversation(turns) if turns else chat.generation(sample.caption or "")
@@ -134,15 +149,19 @@ class _ToChatItem(Pictures):
             row = chat.text(sample.caption or "")
         else:
             raise ValueError(f"{sample.source}: kind {sample.kind} makes no sequence")
-        return ChatItem(row, pixels)
+        return ChatItem(row, picture)
 
 
 @dataclass(frozen=True)
 class _ChatRows:
     size: int
+    latents: Mapping[str, np.ndarray]
 
     def __call__(self, group: str, items: list[Any]) -> dict[str, np.ndarray]:
         arrays = collate_chat([item.row for item in items])
-        blank = np.zeros((self.size, self.size, 3), dtype=np.uint8)
-        arrays["pixels"] = np.stack([blank if item.pixels is None else item.pixels for item in items])
+        blank = self.latents.get(group)
+        name = "pixels" if blank is None else "latent"
+        if blank is None:
+            blank = np.zeros((self.size, self.size, 3), dtype=np.uint8)
+        arrays[name] = np.stack([blank if item.picture is None else item.picture for item in items])
         return arrays

@@ -15,6 +15,7 @@ Reason = Literal[
     "bad_conversation",
     "bad_json",
     "bad_label",
+    "bad_latent",
     "bad_utf8",
     "duplicate_key",
     "empty_caption",
@@ -59,7 +60,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One decoded sample. `image` is uint8 RGB `[H, W, 3]`, upright, at its stored size."""
+    """One decoded sample. `image` is uint8 RGB `[H, W, 3]`, upright, at its stored size; `latent` float16 or float32
+    `[N, C]`, in its place where the source holds latents."""
 
     uid: str
     """`source/shard/key`: unique in a run, independent of order, epoch and process."""
@@ -71,6 +73,7 @@ class Sample:
     label: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What the sample's JSON member holds, unread by the loader."""
+    latent: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

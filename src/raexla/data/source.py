@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from raexla.data.decode import MAX_PIXELS, decode_image
 from raexla.data.draws import generator
+from raexla.data.latents import LATENT, REFUSED, LatentType, unpack_latent, unpack_refusal
 from raexla.data.layouts import Layout, Reader, open_reader
 from raexla.data.parse import (
     IMAGE_MARK,
@@ -60,6 +61,8 @@ class SourceRecipe(Recipe):
     """The batch's group; by kind if not given (caption: generation, conversation and text: understanding)."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     """Pictures with more pixels are refused undecoded."""
+    latents: LatentType | None = None
+    """The source holds latents of this type in place of pictures, as `raexla latents` writes them."""
 
     @field_validator("path")
     @classmethod
@@ -98,7 +101,8 @@ class Source:
         fields += [recipe.label] if recipe.kind == "image" and recipe.label else []
         self._reads_json = any(path.split(".")[0] == "json" for path in fields)
         members = {"json" if path.split(".")[0] == "json" else path for path in fields}
-        self._wanted = members | (set() if recipe.kind == "text" else set(IMAGE_EXTENSIONS))
+        pictures = IMAGE_EXTENSIONS if recipe.latents is None else (LATENT, REFUSED)
+        self._wanted = members | (set() if recipe.kind == "text" else set(pictures))
 
     @property
     def shard_samples(self) -> list[int]:
@@ -136,7 +140,10 @@ class Source:
         uid = self.uid(shard, row)
         members = self.reader.read(shard, row, self._wanted)
         meta = parse_json(members["json"]) if self._reads_json and "json" in members else {}
-        data = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+        if set(members) == {REFUSED}:  # nothing else of it could be read
+            raise unpack_refusal(members[REFUSED])
+        pictures = IMAGE_EXTENSIONS if recipe.latents is None else (REFUSED, LATENT)
+        data = next((members[extension] for extension in pictures if extension in members), None)
         caption: str | None = None
         conversation: tuple[Turn, ...] = ()
         label: int | None = None
@@ -153,8 +160,14 @@ class Source:
             conversation = self._turns(members, meta, data is not None, drawn=False)
         elif recipe.label is not None:
             label = find_label(find_field(members, meta, recipe.label))
-        image = None if data is None else decode_image(data, max_pixels=recipe.max_pixels, at_least=at_least)
-        return Sample(uid, recipe.name, recipe.kind, image, caption, conversation, label, meta)
+        image = latent = None
+        if recipe.latents is not None:
+            if REFUSED in members:
+                raise unpack_refusal(members[REFUSED])
+            latent = None if data is None else unpack_latent(data)
+        elif data is not None:
+            image = decode_image(data, max_pixels=recipe.max_pixels, at_least=at_least)
+        return Sample(uid, recipe.name, recipe.kind, image, caption, conversation, label, meta, latent)
 
     def _is_conversation(self, members: Mapping[str, bytes], meta: Mapping[str, Any]) -> bool:
         """Whether a captioned sample is given as a conversation: none of the caption's fields is there."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Reader(Protocol):
@@ -38,6 +38,15 @@ class Reader(Protocol):
         """
 
 
+@runtime_checkable
+class Tars(Reader, Protocol):
+    """A reader whose shards are files; a sample's key is `shard_name without .tar/key in the shard`."""
+
+    @property
+    def shard_names(self) -> list[str]:
+        """What the shards are called."""
+
+
 class Joined:
     """Several readers one after another. `names` stand before the keys, so that equal names stay apart."""
 
@@ -50,6 +59,15 @@ class Joined:
     def shard_samples(self) -> list[int]:
         """Samples of each shard."""
         return [samples for reader in self.readers for samples in reader.shard_samples]
+
+    @property
+    def shard_names(self) -> list[str]:
+        """With the names of their parts. Raises `AttributeError` where a part's shards are no files."""
+        return [
+            f"{part}{name}"
+            for part, reader in zip(self._names, self.readers, strict=True)
+            for name in reader.shard_names  # type: ignore[attr-defined]
+        ]
 
     @property
     def order_hash(self) -> str:

@@ -40,6 +40,11 @@ class ScaleRaeTars:
         self._rows: BoundedCache[_Rows] = BoundedCache(1_000_000)  # samples whose places are held
 
     @property
+    def shard_names(self) -> list[str]:
+        """What the shards are called."""
+        return [shard.name for shard in self.shards.index.shards]
+
+    @property
     def order_hash(self) -> str:
         """Of the index's and the layout."""
         return hash_of(["scale_rae", self.shards.index.order_hash])

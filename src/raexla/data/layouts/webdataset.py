@@ -19,6 +19,11 @@ class WebdatasetTars:
         return [shard.samples for shard in self.shards.index.shards]
 
     @property
+    def shard_names(self) -> list[str]:
+        """What the shards are called."""
+        return [shard.name for shard in self.shards.index.shards]
+
+    @property
     def order_hash(self) -> str:
         """The index's."""
         return self.shards.index.order_hash

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from raexla.data.decode import decode_image
+from raexla.data.latents import LATENT, unpack_latent
 from raexla.data.sample import Refused
 from raexla.data.shards.index import Progress, digest_of, shard_names, whole
 from raexla.data.shards.journal import Journal
@@ -40,7 +41,7 @@ def verify(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> VerifyReport:
-    """Read every byte of every shard and compare with `index.json`; with `decode`, decode every picture too.
+    """Read every byte of every shard and compare with `index.json`; with `decode`, decode every picture and latent too.
 
     Finds missing, added, cut, changed shards and shards whose member table is another. After a stop the same call goes
     on: shards that were found good and have not changed since are not read again. `progress` opens a bar. Raises
@@ -147,13 +148,13 @@ def _undecodable(name: str, file: Any, table: MemberTable) -> list[str]:
     problems = []
     for row, key in enumerate(table.keys):
         for extension, (offset, size) in table.members(row).items():
-            if extension not in IMAGE_EXTENSIONS:
+            if extension not in (*IMAGE_EXTENSIONS, LATENT):
                 continue
             file.seek(offset)
             try:
                 if size > MAX_MEMBER:
                     raise Refused("image_too_large", f"{size} bytes")
-                decode_image(file.read(size))
+                (unpack_latent if extension == LATENT else decode_image)(file.read(size))
             except Refused as refusal:
                 problems.append(f"{name.removesuffix('.tar')}/{key}.{extension}: {refusal}")
     return problems

@@ -11,7 +11,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from raexla.data.shards.journal import SUFFIX, Journal, Note
 from raexla.data.shards.listing import listing
@@ -24,15 +24,33 @@ from raexla.recipe import UserError
 
 __all__ = ["LEFT_OUT", "LeftOut", "Made", "MadeReport", "Making", "recorded", "state_of", "workers", "write_made"]
 
-_HASH = "manifest_hash"
-_OUTCOME = "outcome"
-_JOURNAL = "making"
+HASH = "manifest_hash"
+OUTCOME = "outcome"
+"""Keys that a record gets at the end; what it says of how it was made is compared without them."""
+JOURNAL = "making"
+"""Notes called so, or so and more, are leftovers of a stop."""
 
 
 Made = list[tuple[str, dict[str, bytes]] | LeftOut]
 """Candidates in their order: samples (key and members), or what was left out."""
 
 State = Literal["empty", "complete", "begun", "other", "foreign"]
+
+
+class Recorded(Protocol):
+    """A folder of shards beside which a record says all that they were made from."""
+
+    @property
+    def store(self) -> Store:
+        """The folder."""
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """All that the samples are made from, as JSON values."""
+
+    @property
+    def record_name(self) -> str:
+        """The file that holds `record`, and at the end the manifest's hash."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ class Making:
         return Store(self.folder)
 
 
-def state_of(making: Making) -> State:
+def state_of(making: Recorded) -> State:
     """What is in the folder: nothing; just these shards; some of them; shards made from something else; other files.
 
     Complete by index and sizes: contents are not read.
@@ -75,9 +93,9 @@ def state_of(making: Making) -> State:
     found = recorded(making) if making.record_name in names else None
     if found is None:
         return "other" if any(name.endswith(".tar") for name in names) else "foreign"
-    if {key: value for key, value in found.items() if key not in (_HASH, _OUTCOME)} != _plain(making.record):
+    if {key: value for key, value in found.items() if key not in (HASH, OUTCOME)} != _plain(making.record):
         return "other"
-    if INDEX not in names or _HASH not in found:
+    if INDEX not in names or HASH not in found:
         return "begun"
     try:
         index = read_index(store)
@@ -85,15 +103,15 @@ def state_of(making: Making) -> State:
         return "begun"
     listed = listing(store)
     whole = all(shard.name in listed and listed[shard.name].bytes == shard.bytes for shard in index.shards)
-    return "complete" if whole and found[_HASH] == index.manifest_hash else "begun"
+    return "complete" if whole and found[HASH] == index.manifest_hash else "begun"
 
 
 def _is_leftover(name: str) -> bool:
     """What a stop may leave: half a file, notes."""
-    return name.endswith(".partial") or (name.startswith(f"{_JOURNAL}-") and name.endswith(SUFFIX))
+    return name.endswith(".partial") or (name.startswith(f"{JOURNAL}-") and name.endswith(SUFFIX))
 
 
-def recorded(making: Making) -> dict[str, Any] | None:
+def recorded(making: Recorded) -> dict[str, Any] | None:
     """The record that stands in the folder; None if it can't be read."""
     try:
         found = json.loads(making.store.read(making.record_name))
@@ -122,17 +140,17 @@ def write_made(
     """
     store, state = making.store, state_of(making)
     if state == "complete":
-        Journal(store, _JOURNAL).clear()
+        Journal(store, JOURNAL).clear()
         tick(making.count)
         return _report_of(making)
     if state == "foreign":
         raise UserError(f"{store.url} is not empty and holds no shards; choose another --out")
     if state == "other" and not overwrite:
-        raise UserError(f"{store.url}: {_difference(making)}; choose another --out, or --overwrite")
+        raise UserError(f"{store.url}: {difference(making)}; choose another --out, or --overwrite")
     if state != "begun" and store.exists():
         for name in (making.record_name, LEFT_OUT):  # from here on the folder isn't what it was
             store.remove(name)
-        Journal(store, _JOURNAL).clear()
+        Journal(store, JOURNAL).clear()
     return _Run(making, go_on=state == "begun", tick=tick).make(pool)
 
 
@@ -143,7 +161,7 @@ class _Run:
         self.making = making
         self.store = making.store
         self.tick = tick
-        self.journal = Journal(self.store, _JOURNAL, 0.0 if self.store.local else 10.0)
+        self.journal = Journal(self.store, JOURNAL, 0.0 if self.store.local else 10.0)
         self.report = MadeReport()
         self.sealed = 0  # candidates that the finished shards and the notes account for
         self.place = 0  # candidates that have been taken
@@ -161,7 +179,7 @@ class _Run:
 
     def make(self, pool: Workers | None) -> MadeReport:
         making = self.making
-        self.store.write_bytes(making.record_name, _text(making.record))
+        self.store.write_bytes(making.record_name, record_text(making.record))
         self.place = self.sealed
         self.tick(self.place)
         with self.writer:
@@ -178,9 +196,9 @@ class _Run:
         self.report.index, self.report.seen = self.writer.index, self.place
         self.journal.flush()
         self._name_all()
-        outcome = {_OUTCOME: self.report.outcome()} if self.report.counts or making.limit else {}
-        end = {**making.record, _HASH: self.writer.index.manifest_hash, **outcome}
-        self.store.write_bytes(making.record_name, _text(end))
+        outcome = {OUTCOME: self.report.outcome()} if self.report.counts or making.limit else {}
+        end = {**making.record, HASH: self.writer.index.manifest_hash, **outcome}
+        self.store.write_bytes(making.record_name, record_text(end))
         self.journal.clear()
         return self.report
 
@@ -297,7 +315,7 @@ def _free(key: str, writer: ShardWriter) -> str:
 def _report_of(making: Making) -> MadeReport:
     """What the record of a complete folder tells."""
     report = MadeReport(read_index(making.store), making.count, complete_already=True)
-    told = (recorded(making) or {}).get(_OUTCOME) or {}
+    told = (recorded(making) or {}).get(OUTCOME) or {}
     report.seen = told.get("seen", making.count)
     report.counts.update(told.get("counts", {}))
     report.first.update(told.get("first", {}))
@@ -308,11 +326,12 @@ def _plain(record: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(dict(record)))  # tuples become lists, as in the file
 
 
-def _text(record: Mapping[str, Any]) -> bytes:
+def record_text(record: Mapping[str, Any]) -> bytes:
+    """A record as it stands beside the shards."""
     return (json.dumps(dict(record), indent=1, ensure_ascii=True) + "\n").encode()
 
 
-def _difference(making: Making) -> str:
+def difference(making: Recorded) -> str:
     """What the shards there were made from, where it isn't what is wanted."""
     found = recorded(making) if making.record_name in making.store.names() else None
     if found is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 from raexla.data.decode import open_image
+from raexla.data.latents import LATENT, REFUSED, describe_latent, unpack_refusal
 from raexla.data.parse import find_captions, parse_json
 from raexla.data.sample import Refused
 from raexla.data.shards.tar import IMAGE_EXTENSIONS, MemberTable
@@ -36,6 +37,10 @@ class Tally:
                 self._formats[f"{image.format} {image.mode}"] += 1
                 self._span("width", image.width)
                 self._span("height", image.height)
+            if LATENT in members:
+                self._formats[describe_latent(members[LATENT])] += 1
+            if REFUSED in members:
+                raise unpack_refusal(members[REFUSED])
             meta = parse_json(members["json"]) if "json" in members else {}
             if "txt" in members or "captions" in meta:
                 self._span("caption_characters", len(find_captions(members, meta, CAPTIONS)[0]))
@@ -64,7 +69,7 @@ def measure(file: BinaryIO, table: MemberTable) -> dict[str, Any]:
         places = table.members(row)
         wanted = next((extension for extension in IMAGE_EXTENSIONS if extension in places), None)
         members = {}
-        for extension in ("txt", "json", wanted):
+        for extension in ("txt", "json", LATENT, REFUSED, wanted):
             if extension in places and places[extension][1] <= MAX_MEMBER:
                 offset, size = places[extension]
                 file.seek(offset)

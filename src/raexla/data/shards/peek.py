@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raexla.data.decode import decode_image
 from raexla.data.draws import generator
+from raexla.data.latents import LATENT, REFUSED, describe_latent, unpack_latent, unpack_refusal
 from raexla.data.parse import find_captions, find_conversation, parse_json
 from raexla.data.sample import Refused
 from raexla.data.shards.index import Progress
@@ -144,16 +145,37 @@ def _card(shards: ShardSet, number: int, row: int) -> Card:
         data = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
         caption = ""
         if "conversations" in meta:
-            turns = find_conversation(meta["conversations"], has_image=data is not None)
+            turns = find_conversation(meta["conversations"], has_image=data is not None or LATENT in members)
             caption = " ".join(turn.text.replace("<image>", "").strip() for turn in turns)
         elif "txt" in members or "captions" in meta:
             caption = " / ".join(find_captions(members, meta, ("txt", "json.captions")))
+        if REFUSED in members:
+            raise unpack_refusal(members[REFUSED])
+        if data is None and LATENT in members:
+            note = describe_latent(members[LATENT])
+            return Card(_false_colours(unpack_latent(members[LATENT])), caption, f"{note}, no caption", label)
         if data is None and not caption:
             raise Refused("missing_image", f"members: {', '.join(sorted(members))}")
         image = None if data is None else decode_image(data)
     except Refused as refusal:
         return Card(None, "", str(refusal), label)
     return Card(image, caption, "" if image is None else f"{image.shape[1]}x{image.shape[0]}, no caption", label)
+
+
+def _false_colours(latent: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 3] of a latent [N, C]: its tokens' three largest principal components as red, green and blue; the
+    grid is the squarest that has N tokens."""
+    tokens, channels = latent.shape
+    values = latent.astype(np.float32) - latent.astype(np.float32).mean(0)
+    parts = np.linalg.svd(values, full_matrices=False)
+    three = np.zeros((tokens, 3), np.float32)
+    count = min(3, tokens, channels)
+    signs = np.sign(parts[2][:count].sum(1))  # a component has no sign of its own
+    three[:, :count] = values @ parts[2][:count].T * np.where(signs == 0, 1.0, signs)
+    low, high = np.percentile(three, [1, 99])
+    shades = np.clip((three - low) / max(float(high - low), 1e-9), 0, 1) * 255
+    height = next(side for side in range(int(tokens**0.5), 0, -1) if tokens % side == 0)
+    return shades.round().astype(np.uint8).reshape(height, tokens // height, 3)
 
 
 def _paste(sheet: Image.Image, card: Card, left: int, top: int, side: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raexla.data.decode import open_image
+from raexla.data.latents import LATENT, REFUSED, describe_latent, unpack_refusal
 from raexla.data.parse import find_captions, parse_json
 from raexla.data.sample import Refused
 from raexla.data.shards.index import Progress
@@ -141,6 +142,10 @@ def _look_at(shards: ShardSet, places: list[tuple[int, int]]) -> Looked:
                 counts["formats"][f"{image.format} {image.mode}"] += 1
                 values["width"].append(image.width)
                 values["height"].append(image.height)
+            if LATENT in members:
+                counts["formats"][describe_latent(members[LATENT])] += 1
+            if REFUSED in members:
+                raise unpack_refusal(members[REFUSED])
             meta = parse_json(members["json"]) if "json" in members else {}
             if "txt" in members or "captions" in meta:
                 values["caption_characters"].append(len(find_captions(members, meta, CAPTIONS)[0]))

@@ -24,6 +24,69 @@ def reads_back(key: str, extension: str) -> bool:
     return split_name(name) == (key, extension) and not name.startswith(("/", "./")) and "\0" not in name
 
 
+class ShardFile:
+    """One shard in the making; nothing of it is seen before `finish`."""
+
+    def __init__(self) -> None:
+        self._file: Any = tempfile.SpooledTemporaryFile(max_size=1 << 28)  # noqa: SIM115 (closed with its shard)
+        self._digest = hashlib.sha256()
+        self._keys: set[str] = set()
+        self._tally = Tally()
+        self._members: list[tuple[str, int, int]] = []
+        self.bytes = 0
+        """So far."""
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append one sample. `key` has no dot in its last part and is new; extensions are `png`, `txt`, ...
+
+        Raises `ValueError` for a key or an extension that would not read back as it was written.
+        """
+        if not members:
+            raise ValueError(f"{key}: a sample without members")
+        if key in self:
+            raise ValueError(f"{key}: a second sample with this key in one shard")
+        for extension in members:
+            if not reads_back(key, extension):
+                raise ValueError(f"{key}.{extension}: would not read back as key {key!r}, extension {extension!r}")
+        self._keys.add(key)
+        self._tally.add({extension: len(data) for extension, data in members.items()}, members)
+        for extension in sorted(members, key=lambda name: (_FIRST.get(name, len(_FIRST)), name)):
+            self._append(f"{key}.{extension}", members[extension])
+
+    def finish(self, store: Store, name: str) -> tuple[ShardEntry, bytes]:
+        """Write it into the folder; its entry and packed table."""
+        self._put(bytes(2 * BLOCK))
+        self._put(bytes(-self.bytes % _RECORD))
+        store.write(name, self._file)
+        table = make_table(self._members)
+        self.close()
+        return entry_of(name, self.bytes, self._digest.hexdigest(), table, self._tally.plain()), table.pack()
+
+    def close(self) -> None:
+        """Drop what is held."""
+        self._file.close()
+
+    def _append(self, name: str, data: bytes) -> None:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        info.mode = 0o644
+        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")  # mtime, uid, gid are 0
+        self._put(header)
+        self._members.append((name, self.bytes, len(data)))
+        self._put(data + bytes(-len(data) % BLOCK))
+
+    def _put(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.bytes += len(data)
+
+
 class ShardWriter:
     """Writes `OUT/shard-00000.tar`, ... and at the end the index.
 
@@ -61,40 +124,24 @@ class ShardWriter:
         self._tables: list[bytes] = [table for _, table in kept or ()]
         self._on_shard = on_shard
         self._make_room(overwrite or kept is not None)
-        self._begin()
+        self._file = ShardFile()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample. `key` has no dot in its last part and is new in its shard; extensions are `png`, `txt`,
-        ...
-
-        Raises `ValueError` for a key or an extension that would not read back as it was written.
-        """
-        if not members:
-            raise ValueError(f"{key}: a sample without members")
-        if self.has(key):
-            raise ValueError(f"{key}: a second sample with this key in one shard")
-        for extension in members:
-            if not reads_back(key, extension):
-                raise ValueError(f"{key}.{extension}: would not read back as key {key!r}, extension {extension!r}")
+        """Append one sample; see `ShardFile.write`."""
         size = sum(len(data) for data in members.values())
-        if self._keys and self._offset + size > self.bytes_per_shard:
+        if len(self._file) and self._file.bytes + size > self.bytes_per_shard:
             self._finish_shard()
-            self._begin()
-        self._keys.add(key)
-        self._tally.add({extension: len(data) for extension, data in members.items()}, members)
-        for extension in sorted(members, key=lambda name: (_FIRST.get(name, len(_FIRST)), name)):
-            self._append(f"{key}.{extension}", members[extension])
-        if len(self._keys) >= self.samples_per_shard:  # at once: a stop now costs nothing
+        self._file.write(key, members)
+        if len(self._file) >= self.samples_per_shard:  # at once: a stop now costs nothing
             self._finish_shard()
-            self._begin()
 
     def has(self, key: str) -> bool:
         """Whether the shard that is being written holds this key."""
-        return key in self._keys
+        return key in self._file
 
     def close(self) -> Index:
         """Finish the last shard, write the index, return it. A writer that got no sample writes one empty shard."""
-        if self._keys or not self._entries:
+        if len(self._file) or not self._entries:
             self._finish_shard()
         self._file.close()
         self.index = Index(self._entries, self._tables)
@@ -135,35 +182,9 @@ class ShardWriter:
     def _name(self) -> str:
         return f"{self.prefix}-{len(self._entries):05d}.tar"
 
-    def _begin(self) -> None:
-        self._file: Any = tempfile.SpooledTemporaryFile(max_size=1 << 28)  # noqa: SIM115 (closed with its shard)
-        self._digest = hashlib.sha256()
-        self._offset = 0
-        self._keys: set[str] = set()
-        self._tally = Tally()
-        self._members: list[tuple[str, int, int]] = []
-
-    def _append(self, name: str, data: bytes) -> None:
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        info.mode = 0o644
-        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")  # mtime, uid, gid are 0
-        self._put(header)
-        self._members.append((name, self._offset, len(data)))
-        self._put(data + bytes(-len(data) % BLOCK))
-
-    def _put(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self._offset += len(data)
-
     def _finish_shard(self) -> None:
-        self._put(bytes(2 * BLOCK))
-        self._put(bytes(-self._offset % _RECORD))
-        name = self._name()
-        self.store.write(name, self._file)
-        table = make_table(self._members)
-        self._entries.append(entry_of(name, self._offset, self._digest.hexdigest(), table, self._tally.plain()))
-        self._tables.append(table.pack())
-        self._file.close()
-        self._on_shard(self._entries[-1], self._tables[-1])
+        entry, table = self._file.finish(self.store, self._name())
+        self._entries.append(entry)
+        self._tables.append(table)
+        self._on_shard(entry, table)
+        self._file = ShardFile()
