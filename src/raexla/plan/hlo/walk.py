@@ -63,15 +63,13 @@ def walk(module: Module) -> Walk:
                     loops.append(Loop(instruction.name, names[0], trips, here, op_name))
                 for name in names:
                     times[name] += here * trips
-                    if instruction.opcode == "fusion" or computation.name in inside or kind == "to_apply":
+                    if instruction.opcode == "fusion" or computation.name in inside:
                         inside.add(name)
     return Walk(module, times, frozenset(inside), tuple(loops))
 
 
-_CALLERS = frozenset(
-    {"fusion", "while", "call", "conditional", "async-start", "custom-call", "map", "reduce", "reduce-window"}
-    | {"scatter", "select-and-scatter", "sort", "all-reduce", "reduce-scatter", "all-reduce-start"}
-)
+_CALLERS = frozenset({"fusion", "while", "call", "conditional", "async-start"})
+"""Others (`reduce`, `sort`) apply a computation to single elements."""
 
 
 def _called(instruction: Instruction) -> list[tuple[str, tuple[str, ...]]]:
