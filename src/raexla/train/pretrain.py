@@ -20,6 +20,7 @@ from raexla.data.chat import IGNORE
 from raexla.flow.path import flow_loss, interpolate, velocity_target
 from raexla.flow.time import sample_time
 from raexla.losses import linear_cross_entropy_sum
+from raexla.models.codecs import NormalisedCodec
 from raexla.models.flops import bridge_work, dit_work, encoder_work, encoding_work, llm_work
 from raexla.models.mllm import UnifiedModel
 from raexla.optim import OptimizerRecipe, Part
@@ -27,6 +28,7 @@ from raexla.recipe import Recipe, UserError
 from raexla.runtime import Draws, Runtime
 from raexla.sampling.model import TextToImage, TextToImageRecipe, assemble, describe
 from raexla.train.base import StageRecipe
+from raexla.train.latents.training import blanks, check_latents, latent_groups
 from raexla.train.task import Batch, Task, gradients, summed
 from raexla.train.validate import TextToImageEvalRecipe, TextToImageValidation
 
@@ -111,6 +113,11 @@ class UnifiedTask(Task):
         for source in recipe.data.sources:
             if source.kind in ("conversation", "text") and source.group == GENERATION:
                 raise UserError(f"data.sources: {source.name}: kind {source.kind} can't be of group {GENERATION}")
+        self.latents = latent_groups(recipe.data.sources, model.codec.grid, model.codec.channels)
+        if UNDERSTANDING in self.latents and model.reader is not None:
+            raise UserError(
+                "data.sources: pictures that the model's second encoder reads can't be latents of the codec"
+            )
         model.place(runtime)
         self.own("", model.unified)
         named = dict(model.unified.named_parameters())
@@ -132,7 +139,8 @@ class UnifiedTask(Task):
         return {**own, **{name: value for part in self.parts for name, value in part.weights().items()}}
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
-        change, collate = chat_rows(self.model.chat, self.transform, self.answer_tokens)
+        check_latents(self.data.sources, self.model.opened, self.transform)
+        change, collate = chat_rows(self.model.chat, self.transform, self.answer_tokens, blanks(self.latents))
         return self.loader(change, collate, cursor)
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,9 +181,9 @@ class UnifiedTask(Task):
             step: int32 scalar, for the draws.
             whole: from `totals`.
         """
-        codec, runtime = self.model.codec, self.runtime
+        runtime = self.runtime
         rows = group(micro, GENERATION)
-        latent = codec.encode(image_of(rows["pixels"])).float()
+        latent = self._target(rows)
         draws = Draws(self.seed, step, rows["rows"])
         flow, dit = self.model.recipe.flow, self.model.recipe.model.dit
         times = sample_time(getattr(draws, flow.draw)("time", (self.times,)).flatten(), flow, self.model.shift)
@@ -192,13 +200,22 @@ class UnifiedTask(Task):
             if self.has_conversations:
                 asked = group(micro, UNDERSTANDING)
                 with torch.no_grad():
-                    features = self.model.features(image_of(asked["pixels"]))
+                    stored = asked["latent"].float() if "latent" in asked else None  # before statistics, as it is read
+                    features = self.model.features(image_of(asked["pixels"])) if stored is None else stored
                 answers = unified.hidden(asked["tokens"], asked["image_slot"], features)
                 summed_ce = summed_ce + self._language(unified, answers, asked["labels"])
         diffusion = flow_loss(velocity, velocity_target(target, noise)).sum() / (self.times * whole["images"])
         language = summed_ce / whole["tokens"]
         loss = self.losses.language * language + self.losses.diffusion * diffusion
         return {"loss": loss, "loss/language": language, "loss/diffusion": diffusion}
+
+    def _target(self, rows: Batch) -> Tensor:
+        """The latent [B, N, C] of a group's pictures, encoded now or ahead of the run."""
+        codec = self.model.codec
+        if "latent" not in rows:
+            return codec.encode(image_of(rows["pixels"])).float()
+        stored = rows["latent"].float()
+        return codec.normalise(stored) if isinstance(codec, NormalisedCodec) else stored
 
     def _language(self, unified: UnifiedModel, hidden: Tensor, labels: Tensor, most: int | None = None) -> Tensor:
         """Summed cross-entropy of hidden states [B, L, h], of which at most `most` of each row predict a token."""
@@ -230,7 +247,10 @@ class UnifiedTask(Task):
                 shapes[f"{name}/{array}"] = ((count, length), np.int32)
             for array in ("query_start", "length", "rows"):
                 shapes[f"{name}/{array}"] = ((count,), np.int32)
-            shapes[f"{name}/pixels"] = ((count, self.transform.size, self.transform.size, 3), np.uint8)
+            if (latent := self.latents.get(name)) is not None:
+                shapes[f"{name}/latent"] = ((count, latent.tokens, latent.channels), latent.dtype)
+            else:
+                shapes[f"{name}/pixels"] = ((count, self.transform.size, self.transform.size, 3), np.uint8)
         return shapes
 
     def flops_per_step(self) -> float:
@@ -253,7 +273,10 @@ class UnifiedTask(Task):
         drawing = (
             3.0 * images * (self.times * dit_work(recipe.dit, codec.grid, codec.channels).total + bridge["connector"])
         )
-        return 2.0 * (reading + drawing + images * frozen + asked * looking)
+        seen = images * frozen * (GENERATION not in self.latents) + asked * looking * (
+            UNDERSTANDING not in self.latents
+        )
+        return 2.0 * (reading + drawing + seen)
 
 
 class PretrainTask(UnifiedTask):

@@ -15,6 +15,7 @@ from raexla.recipe import Recipe, UserError
 from raexla.sampling.images import ImageSampler, SamplingRecipe
 from raexla.sampling.sheet import save_sheet
 from raexla.sampling.weak import open_weak
+from raexla.train.latents.training import blanks, check_latents, latent_groups
 
 if TYPE_CHECKING:
     from raexla.train.pretrain import UnifiedTask
@@ -63,7 +64,10 @@ class TextToImageValidation:
     def _batches(self) -> list[dict[str, np.ndarray]]:
         if not self._arrays and self._recipe.sources:
             task = self._task
-            change, collate = chat_rows(task.model.chat, task.transform, task.answer_tokens)
+            codec = task.model.codec
+            check_latents(self._recipe.sources, task.model.opened, task.transform, "eval.sources")
+            latents = blanks(latent_groups(self._recipe.sources, codec.grid, codec.channels))
+            change, collate = chat_rows(task.model.chat, task.transform, task.answer_tokens, latents)
             data = DataRecipe(sources=self._recipe.sources, order=OrderRecipe(streams=task.data.order.streams))
             with open_loader(
                 data,
