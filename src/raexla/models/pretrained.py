@@ -1,7 +1,7 @@
 """Hugging Face folders (or hub names), read with clear errors: a wrong class, a missing weight, a missing folder."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -48,6 +48,23 @@ def read_config(path: str, model_types: dict[str, str], wanted: str) -> dict[str
             f"{path}: holds {name} (model_type {found!r}); {wanted} needs {accepted}: give another path or another type"
         )
     return config
+
+
+def local_folder(path: str, files: Sequence[str]) -> Path:
+    """The folder itself, or where the hub's cache has `files` of a hub name; they are fetched if it lacks them.
+
+    Raises:
+        UserError: neither a folder nor a hub name that can be read.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download  # only for hub names
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(files)))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: neither a folder nor a readable hub name ({reason})") from error
 
 
 def load_pretrained(model_class: type[ModelT], path: str, config: "PretrainedConfig") -> ModelT:

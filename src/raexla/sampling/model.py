@@ -23,6 +23,7 @@ from raexla.models.codecs import CodecRecipe, NormalisedCodec
 from raexla.models.dit import DiTRecipe, LightningDiT
 from raexla.models.encoders import Encoder, EncoderRecipe, build_encoder, load_encoder
 from raexla.models.mllm import MLLMRecipe, UnifiedModel, build_mllm, load_mllm, load_tokenizer
+from raexla.models.pretrained import local_folder
 from raexla.nn.tables import reset_tables
 from raexla.recipe import ArtifactReference, Recipe, UserError
 from raexla.runtime import Runtime
@@ -175,7 +176,7 @@ def open_reader(recipe: TextToImageRecipe, image_size: int, *, load: bool = True
     return reader
 
 
-def _chat(recipe: TextToImageRecipe, folder: str) -> Chat:
+def _chat(recipe: TextToImageRecipe, folder: Path) -> Chat:
     return Chat(recipe.chat, ChatTokenizer.load(folder), recipe.model.llm.queries)
 
 
@@ -195,14 +196,14 @@ def assemble(recipe: TextToImageRecipe, seed: int) -> TextToImage:
     tokenizer = load_tokenizer(recipe.model.llm.path)
     mllm = load_mllm(recipe.model.llm, tokenizer, read, dit.condition_channels, generator)
     shift = recipe.flow.factor(codec.grid[0] * codec.grid[1], codec.channels)
-    chat = _chat(recipe, recipe.model.llm.path)
+    chat = _chat(recipe, local_folder(recipe.model.llm.path, LANGUAGE_FILES))
     unified = UnifiedModel(mllm, dit)
     return TextToImage(recipe=recipe, unified=unified, opened=opened, chat=chat, shift=shift, reader=reader)
 
 
 def describe(model: TextToImage) -> dict[str, bytes]:
     """The files of a model artifact beside its weights."""
-    folder = Path(model.recipe.model.llm.path)
+    folder = local_folder(model.recipe.model.llm.path, LANGUAGE_FILES)
     files = {name: (folder / name).read_bytes() for name in LANGUAGE_FILES if (folder / name).is_file()}
     config = model.unified.mllm.config
     files["config.json"] = json.dumps(config.to_dict(), indent=1, sort_keys=True).encode()
@@ -306,7 +307,7 @@ def load_model(
         recipe=recipe,
         unified=unified.eval(),
         opened=opened,
-        chat=_chat(recipe, str(path)),
+        chat=_chat(recipe, path),
         shift=shift,
         reader=reader,
         source=path,
