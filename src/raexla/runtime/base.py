@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -45,6 +46,8 @@ class XlaRecipe(Recipe):
     same up to rounding."""
     replay: bool = True
     """Trace a training step once and run its program from then on; false traces it again at every step."""
+    compile_cache: str | None = None
+    """Folder in which compiled programs are kept, so that a restart need not compile them again."""
 
 
 class EagerRecipe(Recipe):
@@ -233,6 +236,10 @@ class Runtime(Protocol):
 
     def finish(self) -> None:
         """Wait until the devices have done all that was asked of them."""
+        ...
+
+    def profile(self, folder: Path) -> AbstractContextManager[None]:
+        """What this process's devices do meanwhile is traced into `folder`; waits for them at both ends."""
         ...
 
     def peak_flops(self) -> tuple[float, str]:

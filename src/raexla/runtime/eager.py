@@ -1,14 +1,16 @@
 """Plain PyTorch behind the runtime protocol: CPU or CUDA, one device a process, data-parallel over processes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.profiler import ProfilerActivity
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from raexla.recipe import UserError
@@ -147,6 +149,16 @@ class EagerRuntime:
     def finish(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
+        self.finish()
+        with torch.profiler.profile(activities=kinds) as traced:
+            yield
+            self.finish()
+        folder.mkdir(parents=True, exist_ok=True)
+        traced.export_chrome_trace(str(folder / f"process-{self.process_index:05d}.pt.trace.json.gz"))
 
     def peak_flops(self) -> tuple[float, str]:
         value, source = measured_peak(self.device)

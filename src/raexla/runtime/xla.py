@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from raexla.recipe import UserError
 from raexla.runtime.base import Counters, Part, Piece, Scalars, StepFunction, XlaRecipe, check_rows
+from raexla.runtime.compile_cache import open_compile_cache
 from raexla.runtime.mesh import AXES, BATCH_AXES, MeshRecipe
 from raexla.runtime.peak import measured_peak, tpu_peak
 from raexla.runtime.processes import Processes
@@ -45,6 +46,8 @@ def _start_client(recipe: XlaRecipe) -> int:
             "runtime.type is xla, but torch_xla is not installed: pip install 'raexla[xla]' (torch 2.9), "
             "or use --set runtime.type=eager"
         ) from missing
+    if recipe.compile_cache is not None:
+        open_compile_cache(recipe.compile_cache, tpu)
     if not xr.is_spmd():
         xr.use_spmd()
     count = xr.global_runtime_device_count()
@@ -305,6 +308,18 @@ class XlaRuntime:
         import torch_xla.core.xla_model as xm
 
         xm.wait_device_ops()
+
+    @contextmanager
+    def profile(self, folder: Path) -> Iterator[None]:
+        import torch_xla.debug.profiler as xp
+
+        self.finish()
+        xp.start_trace(str(folder))
+        try:
+            yield
+            self.finish()
+        finally:
+            xp.stop_trace()
 
     def peak_flops(self) -> tuple[float, str]:
         import torch_xla.core.xla_model as xm

@@ -12,6 +12,7 @@ from raexla.obs import ObsRecipe
 from raexla.recipe import Recipe
 from raexla.runtime import MeshRecipe, RuntimeRecipe, XlaRecipe
 from raexla.train.guards import GuardsRecipe
+from raexla.train.profiling import ProfileRecipe
 from raexla.train.watch import WatchRecipe
 
 
@@ -37,6 +38,8 @@ class TrainRecipe(Recipe):
     """Samples in a step, over all processes and devices."""
     accumulate: Annotated[int, Field(ge=1)] = 1
     """Micro-batches in a step; the result is that of the whole batch."""
+    profile: ProfileRecipe | None = None
+    """Steps whose trace is written into `profile/` of the run directory, for `raexla profile`."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainRecipe":

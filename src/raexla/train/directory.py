@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "train.steps",
     "train.epochs",
     "train.accumulate",
+    "train.profile",
     "run.dir",
     "runtime",
     "mesh",

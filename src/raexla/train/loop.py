@@ -20,6 +20,7 @@ from raexla.train.base import StageRecipe
 from raexla.train.begin_from import begin_from
 from raexla.train.directory import RunDirectory, versions
 from raexla.train.guards import NotFiniteError, SkipList, Taken, quarantined, read
+from raexla.train.profiling import StepProfiler
 from raexla.train.stop import StopRequest
 from raexla.train.task import Task
 from raexla.train.together import Together, open_run
@@ -104,6 +105,9 @@ class _Loop:
         self.progress = Progress(recipe.stage, self.steps, quiet=not self.first)
         flops, (peak, peak_source) = task.flops_per_step(), runtime.peak_flops()
         self.window = Window(runtime, self.clock, recipe.train.global_batch_images, flops, peak)
+        self.profiler = StepProfiler(
+            recipe.train.profile, run.path / "profile", runtime, self.window.pause, self.progress.say
+        )
         self.meta = {
             "recipe": recipe.model_dump(mode="json"),
             "recipe_sha256": digest(recipe),
@@ -151,6 +155,7 @@ class _Loop:
             self.compiled[phase] = self.runtime.compile_step(
                 partial(self.task.train_step, phase), lambda: list(self.task.state().values())
             )
+        self.profiler.before(self.step + 1)
         placed = self.runtime.put(batch.arrays, self.recipe.train.accumulate)
         scalars = self.compiled[phase](placed, self.task.controls(self.step))
         self.cursor = batch.cursor
@@ -163,6 +168,7 @@ class _Loop:
         if self.step % self.recipe.obs.log_every_steps == 0 or self.step == self.steps:
             self.pending = self.unread[-1]
         self.progress.advance(shown)
+        self.profiler.after(self.step)
         self.together.after(self.step, batch, number)
 
     def after_step(self) -> None:
@@ -226,7 +232,7 @@ class _Loop:
 
     def end(self) -> None:
         """Write what the run was for."""
-        refused = _refused(self.together.cursor(self.cursor))
+        refused = self.together.refused_of_sources(self.cursor)
         self._committed()
         if not self.first:
             return
@@ -246,6 +252,7 @@ class _Loop:
         """Give everything back; `ended` says how the run ended."""
         if (lost := self.saver.close()) is not None:  # else told by `save` or `end`
             self.progress.say(f"  {lost}")
+        self.profiler.close()
         self.progress.close()
         self.together.close()
         if self.loader is not None:
@@ -389,8 +396,3 @@ class _Loop:
 
 class _StopEvaluating(Exception):
     """An evaluation is left in the middle, to save and stop at once."""
-
-
-def _refused(cursor: Mapping[str, Any]) -> dict[str, int]:
-    """Samples of each source that were refused for their content, by a cursor."""
-    return {name: sum(counts.values()) for name, counts in cursor.get("skips", {}).items()}

@@ -93,6 +93,11 @@ class Together:
         parts = self._runtime.exchange(dict(own))
         return merge_cursors(parts) if len(parts) > 1 and own else dict(own)
 
+    def refused_of_sources(self, own: Mapping[str, Any]) -> dict[str, int]:
+        """Samples of each source that were refused for their content, by the run's cursor."""
+        skips = self.cursor(own).get("skips", {})
+        return {name: sum(counts.values()) for name, counts in skips.items()}
+
     def keep(self) -> None:
         """Make what was written survive the end of this machine."""
         if self._consumed is not None:
