@@ -9,7 +9,7 @@ from raexla.losses.adversarial import AdversarialKind, critic_loss, generator_lo
 from raexla.losses.balance import adaptive_weight
 from raexla.losses.gram import GramNormalisation, gram_loss, gram_losses, gram_matrix
 from raexla.losses.language import chunks_of, cross_entropy_sum, linear_cross_entropy_sum
-from raexla.losses.perceptual import LPIPS, Vgg16Features, feature_distance, feature_distances, load_lpips
+from raexla.losses.perceptual import LPIPS, Vgg16Features, build_lpips, feature_distance, feature_distances, load_lpips
 from raexla.losses.reconstruction import l1, l1_distances
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "GramNormalisation",
     "Vgg16Features",
     "adaptive_weight",
+    "build_lpips",
     "chunks_of",
     "critic_loss",
     "cross_entropy_sum",

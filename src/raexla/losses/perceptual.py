@@ -118,6 +118,21 @@ class LPIPS(nn.Module):
         return total
 
 
+def build_lpips() -> LPIPS:
+    """The structure (on `meta`), without a file: what `raexla plan` counts and traces."""
+    with torch.device("meta"):
+        return LPIPS(Vgg16Features(_vgg16()), [torch.empty(width) for width in (64, 128, 256, 512, 512)])
+
+
+def _vgg16() -> Any:
+    """VGG16 in the package's slices, on `meta`."""
+    import lpips  # slow to import, and only this loss needs it
+
+    with torch.device("meta"):
+        package: Any = lpips.LPIPS(pretrained=False, net="vgg", pnet_rand=True, verbose=False)
+    return package.net
+
+
 def load_lpips(backbone: str) -> LPIPS:
     """LPIPS with the package's heads and a VGG16 backbone from a file or the hub.
 
@@ -128,24 +143,21 @@ def load_lpips(backbone: str) -> LPIPS:
     Raises:
         UserError: nothing there, or no VGG16.
     """
-    import lpips  # slow to import, and only this loss needs it
-
     state = read_tensors(weights_file(backbone), "VGG16's ImageNet weights (torchvision's vgg16-397923af.pth)")
-    with torch.device("meta"):
-        package: Any = lpips.LPIPS(pretrained=False, net="vgg", pnet_rand=True, verbose=False)
-    wanted = {name: name.split(".", 1)[1] for name in package.net.state_dict()}  # slice1.0.weight -> 0.weight
+    network = _vgg16()
+    wanted = {name: name.split(".", 1)[1] for name in network.state_dict()}  # slice1.0.weight -> 0.weight
     renamed = {}
     for name, official in wanted.items():
         found = state.get(f"features.{official}")
-        shape = tuple(package.net.state_dict()[name].shape)
+        shape = tuple(network.state_dict()[name].shape)
         if found is None or tuple(found.shape) != shape:
             what = "is missing" if found is None else f"has shape {list(found.shape)}, not {list(shape)}"
             raise UserError(f"{backbone}: not the weights of a VGG16: features.{official} {what}")
         renamed[name] = found.float()
-    package.net.load_state_dict(renamed, assign=True)
+    network.load_state_dict(renamed, assign=True)
     path = files("lpips") / "weights" / "v0.1" / "vgg.pth"
     heads = torch.load(str(path), map_location="cpu", weights_only=True)
-    return LPIPS(Vgg16Features(package.net), [heads[f"lin{index}.model.1.weight"] for index in range(5)])
+    return LPIPS(Vgg16Features(network), [heads[f"lin{index}.model.1.weight"] for index in range(5)])
 
 
 def _unit(features: Tensor, dim: int, eps: float) -> Tensor:

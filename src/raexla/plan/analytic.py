@@ -1,8 +1,11 @@
 """Parameters, FLOPs and bytes of a recipe in closed form: no device, no weights, about a second."""
 
 from raexla.plan.counts import Counts, Memory, Part, memory
+from raexla.plan.decoding import count_decoder
 from raexla.plan.unified import count_unified
 from raexla.recipe import Recipe, UserError
+from raexla.train.decoder import DecoderTrainingRecipe
+from raexla.train.decoder.work import phases_of
 from raexla.train.finetune import FinetuneRecipe
 from raexla.train.pretrain import PretrainRecipe
 
@@ -17,6 +20,8 @@ def phases(recipe: Recipe) -> tuple[str, ...]:
     """
     if isinstance(recipe, (PretrainRecipe, FinetuneRecipe)):
         return ("train",)
+    if isinstance(recipe, DecoderTrainingRecipe):
+        return phases_of(recipe)
     stage = getattr(recipe, "stage", type(recipe).__name__)
     raise UserError(f"stage {stage}: `plan` knows the stages pretrain, finetune and decoder")
 
@@ -31,6 +36,8 @@ def count(recipe: Recipe, phase: str | None = None) -> Counts:
     known = phases(recipe)
     if phase is not None and phase not in known:
         raise UserError(f"phase {phase}: this recipe has {', '.join(known)}")
+    if isinstance(recipe, DecoderTrainingRecipe):
+        return count_decoder(recipe, phase)
     assert isinstance(recipe, (PretrainRecipe, FinetuneRecipe))
     return count_unified(recipe)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from raexla.models.critic import CriticRecipe, DinoFeaturesRecipe
+from raexla.models.critic.features import DINO_BLOCKS, DINO_INPUT, DINO_SIZES
 from raexla.models.decoder import DecoderRecipe
 from raexla.models.published import PUBLISHED, PUBLISHED_VAES
 from raexla.recipe import UserError
@@ -137,3 +139,27 @@ def decoder_parameters(recipe: DecoderRecipe, channels: int) -> int:
     block = 4 * width**2 + 2 * width * mlp + biases + 4 * width
     drawn = 3 * recipe.patch_size**2
     return channels * width + width + width + depth * block + 2 * width + width * drawn + drawn
+
+
+VGG16_PARAMETERS = 14_714_688
+"""Of VGG16's convolutions."""
+
+
+def dino_parameters(size: str) -> int:
+    """Of the critic's frozen DINO ViT."""
+    width, depth, _, patch = DINO_SIZES[size]
+    places = (DINO_INPUT // patch) ** 2 + 1
+    return 3 * patch**2 * width + width + width + places * width + depth * (12 * width**2 + 13 * width) + 2 * width
+
+
+def head_parameters(recipe: CriticRecipe, channels: int) -> int:
+    """Of the critic's heads.
+
+    Args:
+        channels: of the codec's own encoder.
+    """
+    if isinstance(recipe.features, DinoFeaturesRecipe):
+        width, taps = DINO_SIZES[recipe.features.size][0], len(DINO_BLOCKS) + 1
+    else:
+        width, taps = channels, len(recipe.features.layers) + 1
+    return taps * ((1 + recipe.kernel) * width**2 + 6 * width + width + 1)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raexla.models.flops import encoder_work
 from raexla.train.decoder import DecoderTask
-from raexla.train.decoder.work import step_work
+from raexla.train.decoder.work import Sizes, phases_of, step_work
 from tests import stages
 from tests.vgg import save_vgg16
 
@@ -53,8 +53,8 @@ def test_each_phase_of_the_decoder_is_what_its_start_says(features: str, made: d
     losses = {"weights": weights, "perceptual": kinds[features]}
     task: Any
     task, runtime = stages.open_stage(stages.decoder(made, tmp_path, losses=losses, **starts))
-    claimed = step_work(task.recipe, task.codec, task.decoder, task.critic)
-    assert list(claimed) == ["pixels", "reconstruction", "critic", "adversarial"]
+    claimed = step_work(task.recipe, Sizes.of(task.codec, task.decoder))
+    assert tuple(claimed) == phases_of(task.recipe) == ("pixels", "reconstruction", "critic", "adversarial")
     cursor = None
     for step, (phase, work) in enumerate(claimed.items()):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

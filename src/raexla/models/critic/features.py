@@ -19,6 +19,8 @@ DINO_SIZES: dict[str, tuple[int, int, int, int]] = {
     "B_16": (768, 12, 12, 16),
 }  # width, depth, heads, patch (facts C)
 DINO_INPUT = 224
+DINO_BLOCKS = (3, 6, 9, 12)
+"""The tapped ones, counted from 1 (facts C)."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -111,9 +113,9 @@ class DinoFeatures(nn.Module):
 
 
 def build_dino(recipe: DinoFeaturesRecipe, image_size: int) -> DinoFeatures:
-    """The structure (possible under `torch.device("meta")`), tapped after blocks 3, 6, 9 and 12 (facts C)."""
+    """The structure (possible under `torch.device("meta")`)."""
     width, depth, heads, patch = DINO_SIZES[recipe.size]
-    return DinoFeatures(width, depth, heads, patch, (3, 6, 9, 12), image_size)
+    return DinoFeatures(width, depth, heads, patch, DINO_BLOCKS, image_size)
 
 
 def load_dino(recipe: DinoFeaturesRecipe, image_size: int) -> DinoFeatures:

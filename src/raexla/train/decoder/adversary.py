@@ -1,32 +1,20 @@
 """The critic's side of decoder training: what it says to the decoder, and what it learns from."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from raexla.losses import critic_loss, generator_loss
-from raexla.models.codecs import RAECodec
-from raexla.models.critic import AUGMENT_DRAWS, Critic, EncoderFeatures, EncoderFeaturesRecipe, init_weights, load_dino
+from raexla.models.critic import AUGMENT_DRAWS, Critic
 from raexla.runtime import Draws
-from raexla.train.decoder.recipe import DecoderTrainingRecipe
+from raexla.train.decoder.recipe import DecoderLossRecipe
 
 
 class Adversary:
-    """A critic and its loss. The critic must be placed by whoever makes this."""
+    """A critic and its loss."""
 
-    def __init__(self, recipe: DecoderTrainingRecipe, codec: RAECodec, generator: torch.Generator) -> None:
-        assert recipe.critic is not None
-        kind = recipe.critic.features
-        features: Any
-        if isinstance(kind, EncoderFeaturesRecipe):
-            features = EncoderFeatures(codec.encoder, kind.layers)
-        else:
-            features = load_dino(kind, codec.image_size)
-        self.critic = Critic(features, recipe.critic)
-        init_weights(self.critic, generator)
-        self._losses = recipe.losses
-        self._batch_norm = recipe.critic.norm == "batch"
+    def __init__(self, critic: Critic, losses: DecoderLossRecipe) -> None:
+        self.critic, self._losses = critic, losses
+        self._batch_norm = critic.recipe.norm == "batch"
 
     def of_decoder(self, fake: Tensor, draws: Draws) -> Tensor:
         """The decoder's adversarial loss of reconstructions [B, 3, H, W]; a scalar. The critic is in eval mode: no

@@ -6,25 +6,21 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from raexla.losses import feature_distances, gram_losses, l1_distances, load_lpips
+from raexla.losses import LPIPS, feature_distances, gram_losses, l1_distances
 from raexla.losses.perceptual import VGG_LAYERS
 from raexla.models.encoders import Encoder
-from raexla.runtime import Runtime
-from raexla.train.decoder.recipe import DecoderLossRecipe, EncoderDistanceRecipe, LpipsRecipe
+from raexla.train.decoder.recipe import DecoderLossRecipe, EncoderDistanceRecipe
 
 Layer = TypeVar("Layer", str, int)
 
 
 class Similarity:
-    """The losses that compare two pictures; their networks are loaded, placed and frozen here."""
+    """The losses that compare two pictures, by LPIPS's network or by blocks of the encoder."""
 
-    def __init__(self, recipe: DecoderLossRecipe, encoder: Encoder, runtime: Runtime) -> None:
-        self._recipe, self._encoder = recipe, encoder
-        self.lpips = None
-        if isinstance(recipe.perceptual, LpipsRecipe):
-            self.lpips = load_lpips(recipe.perceptual.backbone)
-            self.lpips.features.check(self._vgg_layers())
-            runtime.place(self.lpips)
+    def __init__(self, recipe: DecoderLossRecipe, encoder: Encoder, lpips: LPIPS | None) -> None:
+        self._recipe, self._encoder, self.lpips = recipe, encoder, lpips
+        if lpips is not None:
+            lpips.features.check(self._vgg_layers())
 
     def __call__(self, image: Tensor, fake: Tensor, features: bool = True) -> dict[str, Tensor]:
         """`l1` and, with `features`, `perceptual` and `gram` (where they are asked for), each [B].

@@ -4,27 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from raexla.checkpoint import write_artifact
 from raexla.data import Loader, image_rows
 from raexla.losses import adaptive_weight
-from raexla.models.codecs import RAECodec, RAECodecRecipe
 from raexla.models.critic import sharding_table as critic_table
-from raexla.models.decoder import init_weights
 from raexla.models.decoder import sharding_table as decoder_table
 from raexla.models.flops import decoder_work, encoder_work
 from raexla.optim import Part
 from raexla.recipe import UserError
 from raexla.runtime import Runtime
-from raexla.sampling.codec import open_codec
 from raexla.train.decoder.adversary import Adversary, with_spread
 from raexla.train.decoder.collapse import CriticWatch
+from raexla.train.decoder.networks import Networks, check_codec, load_networks
 from raexla.train.decoder.recipe import DecoderTrainingRecipe
 from raexla.train.decoder.similarity import Similarity
 from raexla.train.decoder.sources import by_source, split
-from raexla.train.decoder.work import step_work
+from raexla.train.decoder.work import Sizes, step_work
 from raexla.train.pretrain import image_of
 from raexla.train.reconstructions import ReconstructionValidation
 from raexla.train.start import ridge_start
@@ -34,30 +33,28 @@ from raexla.train.task import Batch, Task, gradients, summed
 class DecoderTask(Task):
     """The stage `decoder`. Phases, in order, those that the recipe has: `pixels` (L1 alone), `reconstruction` (with the
     perceptual losses), `critic` (it learns, the decoder does not hear it), `adversarial`; and `reconstruction` again if
-    a guard has switched the critic off."""
+    a guard has switched the critic off.
 
-    def __init__(self, recipe: DecoderTrainingRecipe, runtime: Runtime) -> None:
+    Args:
+        networks: taken instead of loading the recipe's (an outline, for `raexla plan`).
+    """
+
+    def __init__(self, recipe: DecoderTrainingRecipe, runtime: Runtime, networks: Networks | None = None) -> None:
         super().__init__(recipe, runtime)
         self.recipe = recipe
-        if not isinstance(recipe.codec, RAECodecRecipe) or recipe.codec.decoder is None:
-            raise UserError("codec: the stage decoder trains a codec of type rae; give it a decoder's sizes")
-        opened = open_codec(recipe.codec)
-        assert isinstance(opened.codec, RAECodec)
-        assert opened.codec.decoder is not None
-        self.codec, self.facts = opened.codec, opened.facts
-        self.decoder = opened.codec.decoder
+        networks = networks or load_networks(recipe)
+        self.codec, self.decoder, self.critic = networks.codec, networks.decoder, networks.critic
+        self.facts = networks.opened.facts
         self.codec.noise = recipe.noise
         self._check_sizes()
-        generator = torch.Generator().manual_seed(recipe.run.seed)
-        if recipe.codec.weights is None:
-            init_weights(self.decoder, generator)
         self.decoder.requires_grad_(True)
-        self.similarity = Similarity(recipe.losses, self.codec.encoder, runtime)
+        self.similarity = Similarity(recipe.losses, self.codec.encoder, networks.lpips)
+        if networks.lpips is not None:
+            runtime.place(networks.lpips)
         runtime.place(self.codec.encoder)
         if self.codec.statistics is not None:
             runtime.place(self.codec.statistics)
-        self.adversary = Adversary(recipe, self.codec, generator) if recipe.critic is not None else None
-        self.critic = self.adversary.critic if self.adversary is not None else None
+        self.adversary = Adversary(self.critic, recipe.losses) if self.critic is not None else None
         if self.critic is not None:
             runtime.place(self.critic, critic_table(self.critic.recipe))
             self.own("critic.heads", self.critic.heads)
@@ -65,7 +62,7 @@ class DecoderTask(Task):
         self.own("decoder", self.decoder)
         names = [source.name for source in recipe.data.sources]
         self.sources = names if len(names) > 1 else []
-        if recipe.start is not None and recipe.codec.weights is None:
+        if recipe.start is not None and check_codec(recipe).weights is None:
             ridge_start(self, recipe.start)
         self._first = {name: recipe.first_step(name) for name in ("perceptual", "critic", "adversarial")}
         self.parts = self._make_parts()
@@ -108,13 +105,21 @@ class DecoderTask(Task):
         if self.critic is not None:
             starts.append(f"critic from {self.recipe.describe_start('critic')}")
             starts.append(f"adversarial loss from {self.recipe.describe_start('adversarial')}")
-        work = step_work(self.recipe, self.codec, self.decoder, self.critic)
+        work = step_work(self.recipe, Sizes.of(self.codec, self.decoder))
         told = ", ".join(f"{name} {2e-12 * self.batch_images * w.total:.3g}" for name, w in work.items())
         return [*super().describe(), *starts, f"TFLOP of a step, all networks: {told}"]
 
     def open_loader(self, cursor: Mapping[str, Any] | None) -> Loader:
         change, collate = image_rows(self.recipe.transform, sources=self.sources)
         return self.loader(change, collate, cursor, {"caption": "", "conversation": "", "text": "", "image": ""})
+
+    def batch_shapes(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        side, rows = self.recipe.transform.size, self.batch_images
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            "pixels": ((rows, side, side, 3), np.uint8),
+            "rows": ((rows,), np.int32),
+        }
+        return {**shapes, "source": ((rows,), np.int32)} if self.sources else shapes
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = self._decoder_update(phase, batch, controls)
