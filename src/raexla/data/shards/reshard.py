@@ -15,10 +15,12 @@ from PIL import Image
 from pydantic import Field
 
 from raexla.data.decode import decode_image, open_image
+from raexla.data.latents import RECORD as LATENTS
+from raexla.data.latents import read_record
 from raexla.data.parse import find_captions, parse_json
 from raexla.data.sample import Refused
 from raexla.data.shards.index import Progress
-from raexla.data.shards.made import LeftOut, Made, MadeReport, Making, workers, write_made
+from raexla.data.shards.made import HASH, LeftOut, Made, MadeReport, Making, record_text, workers, write_made
 from raexla.data.shards.manifest import INDEX
 from raexla.data.shards.pack import plain_key, refuse_nested
 from raexla.data.shards.reader import ShardSet
@@ -89,6 +91,7 @@ def reshard(
         raise UserError("--jpeg and --png: pictures become one or the other")
     if recipe.where is not None:
         Where(recipe.where)
+    latents = read_record(store)
     _names.cache_clear()  # a list may be another than in the last call
     index = ShardSet(folder).index
     lists = {name: _list_digest(path) for name in ("keep", "drop") if (path := getattr(recipe, name)) is not None}
@@ -110,7 +113,11 @@ def reshard(
     )
     tick = progress("samples", count) if progress else lambda count: None
     with workers(processes, count, _FEW) as pool:
-        return write_made(making, pool=pool, overwrite=overwrite, tick=tick)
+        report = write_made(making, pool=pool, overwrite=overwrite, tick=tick)
+    if latents is not None:  # what they were made with holds for a part of them too
+        plain = latents | {HASH: report.index.manifest_hash}
+        making.store.write_bytes(LATENTS, record_text(plain))
+    return report
 
 
 def _reshard(folder: str, manifest_hash: str, recipe: ReshardRecipe, start: int, count: int) -> Made:
