@@ -74,13 +74,13 @@ def count_decoder(recipe: DecoderTrainingRecipe, phase: str | None = None) -> Co
     ]
     if recipe.losses.perceptual is not None:
         lpips = VGG16_PARAMETERS if isinstance(recipe.losses.perceptual, LpipsRecipe) else 0
-        parts.append(Part("perceptual", lpips, False, False, 0.0, work.get("perceptual", 0.0), split=False))
+        parts.append(Part("perceptual loss", lpips, False, False, 0.0, work.get("perceptual", 0.0), split=False))
     if recipe.critic is not None:
         kind = recipe.critic.features
         own = 0 if isinstance(kind, EncoderFeaturesRecipe) else dino_parameters(kind.size)
         heads = head_parameters(recipe.critic, latent.channels)
-        parts.append(Part("critic's features", own, False, False, 0.0, work.get("features", 0.0)))
-        parts.append(Part("critic's heads", heads, True, False, 0.0, work.get("heads", 0.0)))
+        parts.append(Part("critic features", own, False, False, 0.0, work.get("features", 0.0)))
+        parts.append(Part("critic heads", heads, True, False, 0.0, work.get("heads", 0.0)))
     return Counts(tuple(parts), rows, recipe.train.total_steps, _kept(recipe, latent, phase), phase)
 
 

@@ -10,7 +10,10 @@ from typing import Any
 from raexla.models.critic import CriticRecipe, DinoFeaturesRecipe
 from raexla.models.critic.features import DINO_BLOCKS, DINO_INPUT, DINO_SIZES
 from raexla.models.decoder import DecoderRecipe
+from raexla.models.dit import ClassConditioning, DiTRecipe
 from raexla.models.published import PUBLISHED, PUBLISHED_VAES
+from raexla.nn.swiglu import swiglu_width
+from raexla.nn.timestep import FOURIER_FREQUENCIES
 from raexla.recipe import UserError
 
 
@@ -87,6 +90,32 @@ def language_parameters(config: Any) -> dict[str, int]:
         "blocks": config.num_hidden_layers * block + width,
         "head": 0 if config.tie_word_embeddings else table,
     }
+
+
+def dit_parameters(recipe: DiTRecipe, channels: int) -> int:
+    """A `LightningDiT`'s parameters on a latent of `channels`; its positions and time frequencies are fixed."""
+    width, z, token = recipe.width, recipe.condition_width, channels * recipe.patch_size**2
+    null = recipe.condition_dropout > 0
+    classes = recipe.conditioning.num_classes if isinstance(recipe.conditioning, ClassConditioning) else 0
+    total = _linear(token, width) + _linear(2 * FOURIER_FREQUENCIES, z) + _linear(z, z) + (classes + null) * z
+    total += recipe.depth * _gated_block(width, z, recipe.heads, recipe.qk_norm)
+    if recipe.head is not None:
+        head = recipe.head
+        total += _linear(token, head.width) + (_linear(width, head.width) if width != head.width else 0)
+        total += head.depth * _gated_block(head.width, head.width, head.heads, recipe.qk_norm)
+        width = z = head.width
+    return total + width + _linear(width, token) + _linear(z, 2 * width)
+
+
+def _gated_block(width: int, z: int, heads: int, qk_norm: bool) -> int:
+    mlp = swiglu_width(width)
+    norms = 2 * width + (2 * width // heads if qk_norm else 0)
+    attention = _linear(width, 3 * width) + _linear(width, width)
+    return norms + attention + _linear(width, 2 * mlp) + _linear(mlp, width) + _linear(z, 6 * width)
+
+
+def _linear(channels_in: int, channels_out: int) -> int:
+    return channels_in * channels_out + channels_out
 
 
 def vision_parameters(config: Any) -> int:

@@ -2,21 +2,20 @@
 
 from typing import Any
 
-import torch
-
 from raexla.losses import chunks_of
-from raexla.models.dit import LightningDiT
+from raexla.models.dit import DiTRecipe
+from raexla.models.dit.model import check_patches, check_width
 from raexla.models.flops import bridge_work, dit_work, llm_work
 from raexla.nn.swiglu import swiglu_width
 from raexla.plan.blocks import kept_of, repeated
 from raexla.plan.counts import Counts, Part
 from raexla.plan.latent import Latent, read_latent, read_tokens
 from raexla.plan.model import model_of
-from raexla.plan.sizes import language_parameters, read_sizes
+from raexla.plan.sizes import dit_parameters, language_parameters, read_sizes
 from raexla.runtime import RuntimeRecipe
-from raexla.sampling.model import TextToImageRecipe
 from raexla.train.finetune import FinetuneRecipe
-from raexla.train.pretrain import GENERATION, PretrainRecipe
+from raexla.train.latents.training import latent_groups
+from raexla.train.pretrain import GENERATION, UNDERSTANDING, PretrainRecipe
 
 UnifiedStage = PretrainRecipe | FinetuneRecipe
 
@@ -38,20 +37,24 @@ def count_unified(recipe: UnifiedStage) -> Counts:
     model = model_of(recipe)
     llm = read_sizes(model.model.llm.path)
     latent = read_latent(model.codec, recipe.transform.size)
-    with torch.device("meta"):
-        dit = LightningDiT(model.model.dit, latent.grid, latent.channels)
-    width, condition = llm.hidden_size, dit.condition_channels
+    dit = model.model.dit
+    check_width(dit, latent.channels)
+    check_patches(dit, latent.grid)
+    patches = latent.tokens // dit.patch_size**2
+    width, condition = llm.hidden_size, dit.condition_width
     towers = model.understanding is not None
     reader = read_tokens(model.understanding, recipe.transform.size) if model.understanding is not None else latent
     bridge = bridge_work(model.model.llm, width, reader.tokens, reader.channels, condition)
     images, asked = shares(recipe)
+    ready = latent_groups(recipe.data.sources, latent.grid, latent.channels)
+    seen, read = images * (GENERATION not in ready), asked * (UNDERSTANDING not in ready)
     rows, times = recipe.train.global_batch_images, recipe.times_per_image
     learned = recipe.optim.llm is not None
     most = recipe.losses.learned(model.chat)
     lengths = model.chat.length, model.chat.conversation_length or model.chat.length
     prompts, answers = llm_work(llm, lengths[0], most), llm_work(llm, lengths[1])
     reading = images * prompts.total + asked * (answers.total + bridge["projector"])
-    drawn = dit_work(model.model.dit, latent.grid, latent.channels)
+    drawn = dit_work(dit, latent.grid, latent.channels)
     drawing = images * (times * drawn.total + bridge["connector"])
     attached = model.model.llm.queries * width + reader.channels * width + width**2 + 2 * width
     connector = width * condition + condition
@@ -69,24 +72,24 @@ def count_unified(recipe: UnifiedStage) -> Counts:
         ),
         Part(
             "DiT",
-            sum(p.numel() for p in dit.parameters()) + connector,
+            dit_parameters(dit, latent.channels) + connector,
             True,
             recipe.optim.dit.ema is not None,
             6.0 * drawing,
-            repeated_flops=repeated(recipe.runtime, (images * times, dit.condition_tokens, drawn)),
+            repeated_flops=repeated(recipe.runtime, (images * times, patches, drawn)),
         ),
-        _frozen("encoder", latent, images if towers else rows),
-        *([_frozen("reading encoder", reader, asked)] if towers else []),
+        _frozen("encoder", latent, seen if towers else seen + read),
+        *([_frozen("reading encoder", reader, read)] if towers else []),
     )
-    kept = {"DiT": images * times * _dit_bytes(model, dit, recipe.runtime) / rows}
+    kept = {"DiT": images * times * _dit_bytes(dit, patches, recipe.runtime) / rows}
     if learned:
-        read = [
+        tokens = [
             many * _llm_bytes(llm, length, recipe.runtime)
             for many, length in zip((images, asked), lengths, strict=True)
         ]
         chunks = recipe.losses.language_chunks
         logits = images * most / chunks_of(chunks, lengths[0], most) + asked * lengths[1] / chunks
-        kept = {"language model": sum(read) / rows, "logits": logits * llm.vocab_size * 10.0 / rows, **kept}
+        kept = {"language model": sum(tokens) / rows, "logits": logits * llm.vocab_size * 10.0 / rows, **kept}
     return Counts(parts, rows, recipe.train.total_steps, kept)
 
 
@@ -103,9 +106,8 @@ def _llm_bytes(config: Any, length: int, runtime: RuntimeRecipe) -> float:
     return kept_of(config.num_hidden_layers, length, config.num_attention_heads, read, linears, 4 * width, runtime)
 
 
-def _dit_bytes(model: TextToImageRecipe, dit: LightningDiT, runtime: RuntimeRecipe) -> float:
+def _dit_bytes(recipe: DiTRecipe, tokens: int, runtime: RuntimeRecipe) -> float:
     """The same for all tokens of one noisy latent; a DiT's blocks have bf16 inputs."""
-    recipe = model.model.dit
     ways = [(recipe.width, recipe.depth, recipe.heads)]
     if recipe.head is not None:
         ways.append((recipe.head.width, recipe.head.depth, recipe.head.heads))
@@ -113,5 +115,5 @@ def _dit_bytes(model: TextToImageRecipe, dit: LightningDiT, runtime: RuntimeReci
     for width, depth, heads in ways:
         mlp = swiglu_width(width)
         read, linears = 2 * (16 * width + 4 * mlp), 2 * (12 * width + 2 * mlp)
-        total += kept_of(depth, dit.condition_tokens, heads, read, linears, 2 * width, runtime)
+        total += kept_of(depth, tokens, heads, read, linears, 2 * width, runtime)
     return total
