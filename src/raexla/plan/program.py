@@ -131,17 +131,19 @@ def read_program(hlo: str, arguments: Sequence[Named] = (), mesh: Mapping[str, i
         mesh: axis -> size, in the mesh's order, to say along which axes a collective runs.
 
     Raises:
-        HloError: text that is no HLO module, or a loop whose trip count can't be told.
+        HloError: text that is no HLO module, names of another program's arguments, a loop whose trip count can't be
+            told.
     """
     module = parse(hlo)
+    standing = _arguments(module, arguments)
     walked = walk(module)
     chips = _chips(module)
     return ProgramFacts(
-        products=tuple(products(walked)),
+        products=tuple(products(walked, [argument.name for argument in arguments])),
         kernels=tuple(_kernels(walked)),
         collectives=tuple(collectives(walked, chips, mesh)),
         loops=walked.loops,
-        arguments=_arguments(module, arguments),
+        arguments=standing,
         peak=peak(walked),
         operations=_operations(walked),
         cycles=_cycles(walked),
@@ -149,10 +151,13 @@ def read_program(hlo: str, arguments: Sequence[Named] = (), mesh: Mapping[str, i
 
 
 def place(product: Product) -> str:
-    """Where a product comes from, as well as the program says: the front end's name and line, else its shapes."""
+    """Where a product comes from, as well as the program says: its weight, else the front end's name and line, and its
+    shapes."""
+    if product.weight:
+        return f"{product.weight} (gradient)" if product.gradient else product.weight
     shapes = f"{product.left} x {product.right}"
     named = " ".join(part for part in (scope(product.op_name), product.source) if part)
-    return named or shapes
+    return f"{named} {shapes}".strip()
 
 
 def scope(op_name: str) -> str:
@@ -264,9 +269,9 @@ def lines(facts: ProgramFacts, model_flops: float | None = None, most: int = 8) 
         out[0] += f", {total / model_flops - 1:+.1%} of the model's own {_flops(model_flops)}"
     wide = facts.flops_by_type
     if len(wide) > 1:
-        out.append("    " + ", ".join(f"{dtype} {flops / total:.0%}" for dtype, flops in wide.items()))
+        out.append("    " + ", ".join(f"{dtype} {flops / total:.1%}" for dtype, flops in wide.items()))
     for name, flops in list(facts.flops_by_place.items())[:most]:
-        out.append(f"    {flops / total:6.1%}  {name}")
+        out.append(f"    {flops / max(total, 1):6.1%}  {name}")
     undeclared = [kernel for kernel in facts.kernels if kernel.flops is None]
     if undeclared:
         out.append(f"    {len(undeclared)} kernels that declare no FLOPs are not in it")

@@ -1,11 +1,12 @@
 """Matrix products of a program and their FLOPs: `dot`, and `convolution`, what the TPU compiler makes of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
 
+from raexla.plan.hlo.origins import Origins, pattern
 from raexla.plan.hlo.text import Computation, HloError, Instruction, Shape
 from raexla.plan.hlo.walk import Walk
 
@@ -26,6 +27,9 @@ class Product:
     op_name: str
     source: str
     """`file:line` where the front end said it."""
+    weight: str = ""
+    """Name of the weight that is multiplied, or whose gradient this is (`gradient`); of a loop's layers with a `*`."""
+    gradient: bool = False
 
     @property
     def total(self) -> int:
@@ -33,8 +37,13 @@ class Product:
         return self.flops * self.times
 
 
-def products(walked: Walk) -> Iterator[Product]:
-    """Every product that runs, those inside fusions too."""
+def products(walked: Walk, names: Sequence[str] = ()) -> Iterator[Product]:
+    """Every product that runs, those inside fusions too.
+
+    Args:
+        names: of the program's arguments, to name weights; see `raexla.plan.hlo.origins`.
+    """
+    origins = Origins(walked, names) if names else None
     for computation in walked.module.computations.values():
         times = walked.times[computation.name]
         if not times:
@@ -42,6 +51,7 @@ def products(walked: Walk) -> Iterator[Product]:
         for instruction in computation.instructions:
             if instruction.opcode in ("dot", "convolution"):
                 left, right = (computation.operand(instruction, n).shape for n in (0, 1))
+                weight, gradient = _weight(origins, computation, instruction) if origins else ("", False)
                 yield Product(
                     instruction.name,
                     computation.name,
@@ -53,7 +63,17 @@ def products(walked: Walk) -> Iterator[Product]:
                     times,
                     instruction.metadata.get("op_name", ""),
                     source_of(instruction),
+                    weight,
+                    gradient,
                 )
+
+
+def _weight(origins: Origins, computation: Computation, instruction: Instruction) -> tuple[str, bool]:
+    read = frozenset().union(*(origins.of(computation, computation.operand(instruction, n)) for n in (0, 1)))
+    if read:
+        return pattern(read), False
+    found = origins.gradient_of(computation, instruction)
+    return pattern(found), bool(found)
 
 
 def source_of(instruction: Instruction) -> str:
