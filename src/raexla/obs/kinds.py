@@ -1,4 +1,4 @@
-"""What kind of work an operation is, by XLA's opcode, by a fusion's contents, or by its name alone."""
+"""What kind of work an operation is: by XLA's opcode, by a fusion's contents, or by its name alone."""
 
 import re
 from collections.abc import Iterable
@@ -50,7 +50,10 @@ def kind_of_opcode(opcode: str, target: str = "") -> str:
 
 
 def kind_of_fusion(opcodes: Iterable[str]) -> str:
-    """The kind of a fusion of such instructions: that of the hardest work in it."""
+    """The kind of a fusion of such instructions: that of the hardest work in it; elementwise if none is known."""
+    opcodes = list(opcodes)
+    if not opcodes:
+        return ELEMENTWISE
     kinds = {kind_of_opcode(opcode) for opcode in opcodes if opcode not in _NOTHING}
     order = (PRODUCTS, COLLECTIVES, KERNELS, REDUCTIONS, ELEMENTWISE, TRANSFERS, CONTROL)
     return next((kind for kind in order if kind in kinds), MEMORY)
@@ -67,13 +70,16 @@ def kind_of_category(category: str) -> str:
 
 
 def kind_of_name(name: str) -> str:
-    """The kind by the name alone: XLA's (`dot.3`, `add_reduce_fusion.7`), PyTorch's (`aten::addmm`), or a kernel's."""
-    plain = re.sub(r"(\.\d+)+(\.(clone|remat\d*))*$", "", name)
-    if "::" in name or not re.fullmatch(r"[a-z0-9_.-]+", plain):
-        return next((kind for kind, words in _TORCH if re.search(words, name)), ELEMENTWISE)
+    """The kind of one of XLA's operations by its name alone: `dot.3`, `multiply_reduce_fusion.10.clone`."""
+    plain = re.sub(r"(\.(\d+|clone|remat\d*))+$", "", name)
     if plain.endswith("fusion"):
         return kind_of_fusion(_opcodes(plain.removesuffix("fusion")))
-    return kind_of_opcode(plain.replace("_", "-") if plain.startswith(("custom", "all_", "reduce_")) else plain)
+    return kind_of_opcode(plain)
+
+
+def kind_of_torch(name: str) -> str:
+    """The kind of one of PyTorch's operators or kernels: `aten::addmm`, `sm90_xmma_gemm_bf16bf16_bf16f32`."""
+    return next((kind for kind, words in _TORCH if re.search(words, name)), ELEMENTWISE)
 
 
 def _opcodes(words: str) -> list[str]:

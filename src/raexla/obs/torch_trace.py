@@ -5,7 +5,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from raexla.obs.kinds import kind_of_name
+from raexla.obs.kinds import kind_of_torch
 from raexla.obs.trace import Event, Lane, Trace
 
 _KERNELS = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -34,5 +34,5 @@ def _lanes(events: list[dict[str, Any]], categories: tuple[str, ...]) -> tuple[L
         if event.get("ph") == "X" and event.get("cat") in categories and event.get("dur"):
             start, duration = (round(float(event[key]) * _MICROSECOND) for key in ("ts", "dur"))
             name = str(event["name"])
-            lanes[str(event["pid"]), str(event["tid"])].append(Event(name, kind_of_name(name), start, duration))
+            lanes[str(event["pid"]), str(event["tid"])].append(Event(name, kind_of_torch(name), start, duration))
     return tuple(Lane(device, name, tuple(of)) for (device, name), of in lanes.items())
