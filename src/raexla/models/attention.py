@@ -1,29 +1,34 @@
-"""The language model's attention, made known to transformers.
+"""Attention of transformers' models through a kernel that a runtime may swap.
 
-Without a mask it is causal and goes through the layer's `kernel`, which a runtime may swap; with one (padding on the
-left, decoding with a cache) it is transformers' SDPA, with queries and keys in the values' type: rotary positions are
-applied in float32, so under a lower compute type these come out wider, and torch_xla's autocast doesn't mind.
+Without a mask it goes through the attention layer's `kernel`, causal where the model is. With one (padding on the left,
+decoding with a cache) it is transformers' SDPA, with queries and keys in the values' type: rotary positions are applied
+in float32, so under a lower compute type these come out wider, and torch_xla's autocast doesn't mind.
 """
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from raexla.nn.attention import AttentionKernel
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 NAME = "raexla"
 """By this name a configuration asks for it (`_attn_implementation`)."""
 
 
-def give_kernels(layers: nn.ModuleList) -> None:
-    """Give each decoder layer's attention the causal kernel that it uses where there is no mask."""
-    for layer in layers:
-        layer.self_attn.kernel = AttentionKernel(causal=True)
+def use_kernels(model: "PreTrainedModel") -> None:
+    """Let a transformers model compute its attention as this page says."""
+    model.set_attn_implementation(_register())
+    for module in model.modules():
+        if hasattr(module, "is_causal"):  # every layer that calls transformers' attention interface
+            module.kernel = AttentionKernel(causal=bool(module.is_causal))
 
 
 @cache
-def register() -> str:
+def _register() -> str:
     """Make the attention known to transformers; returns its name."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

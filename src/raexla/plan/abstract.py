@@ -37,6 +37,10 @@ class AbstractRuntime(XlaRuntime):
         """torch_xla's id of a placeholder -> what it stands for."""
         self._name = ""
 
+    @property
+    def for_tpu(self) -> bool:
+        return True
+
     def hold(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, like: Tensor | Axes) -> Tensor:
         """A placeholder, split as `like` is or as `like` says."""
         import torch_xla.core.xla_builder as xb

@@ -29,7 +29,9 @@ from raexla.runtime.sharding import Axes
 Attend = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
 MAX_CHANNELS = 256
 """Channels of a head above which the kernel's tiles leave the chip's fast memory."""
+Pass = Literal["forward", "backward"]
 _JAX_TYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
+_BYTES = {"bf16": 2, "f32": 4, "i8": 1, "i16": 2, "i32": 4}
 _ROWS: Axes = (BATCH_AXES, "tensor", None)
 
 
@@ -52,8 +54,8 @@ def open_attention(choice: Attention, tpu: bool, mesh: Any, sizes: Mapping[str, 
         raise UserError("runtime.attention is flash, whose kernel runs on TPUs only: take auto or sdpa on this machine")
     if missing:
         raise UserError(
-            f"runtime.attention is flash, but {' and '.join(missing)} is not installed: pip install 'raexla[tpu]' "
-            "(or 'raexla[plan]' without a TPU), or take auto or sdpa"
+            f"runtime.attention is flash, which needs {' and '.join(missing)}: pip install 'raexla[tpu]' "
+            "('raexla[plan]' on a machine without a TPU), or take auto or sdpa"
         )
     return SplashAttention(mesh, sizes, required=True)
 
@@ -110,16 +112,20 @@ class SplashAttention:
             return f"the kernel takes float32 and bfloat16, not {str(v.dtype).removeprefix('torch.')}"
         return None
 
-    def run(self, name: Literal["forward", "backward"], causal: bool, *arguments: Tensor) -> list[Tensor]:
+    def run(self, name: Pass, causal: bool, *arguments: Tensor) -> list[Tensor]:
         """The kernel's `name` (see `raexla.runtime.splash`) on whole tensors, each device on its own rows and heads."""
         batch, heads, tokens, channels = arguments[0].shape
         self.flops += splash.kernel_flops(batch, heads, tokens, channels, causal)[name == "backward"]
-        split = math.prod(self.sizes.values()) > 1
-        local = [self._local(tensor) if split else tensor.contiguous() for tensor in arguments]
-        shapes = tuple((tuple(tensor.shape), _JAX_TYPES[tensor.dtype]) for tensor in local)
+        if math.prod(self.sizes.values()) == 1:
+            return self.compute(name, causal, [tensor.contiguous() for tensor in arguments])
+        return [self._whole(part) for part in self.compute(name, causal, [self._local(t) for t in arguments])]
+
+    def compute(self, name: Pass, causal: bool, parts: list[Tensor]) -> list[Tensor]:
+        """The same on one device's parts."""
+        shapes = tuple((tuple(part.shape), _JAX_TYPES[part.dtype]) for part in parts)
         computation = lowered(name, causal, self.interpret, shapes)
-        made: list[Tensor] = torch_xla._XLAC._xla_user_computation(f"xla::attention_{name}", local, computation)
-        return [self._whole(tensor) for tensor in made] if split else made
+        made: list[Tensor] = torch_xla._XLAC._xla_user_computation(f"xla::attention_{name}", parts, computation)
+        return made
 
     def _local(self, tensor: Tensor) -> Tensor:
         """Each device's part of [B, H, L, ...], on which the partitioner keeps its hands off."""
@@ -194,7 +200,7 @@ class _Splash(torch.autograd.Function):
 
 
 @cache
-def lowered(name: str, causal: bool, interpret: bool, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> Any:
+def lowered(name: Pass, causal: bool, interpret: bool, shapes: tuple[tuple[tuple[int, ...], str], ...]) -> Any:
     """XLA's computation of the kernel for arguments of these shapes and types."""
     import jax
     from jax._src.interpreters.mlir import LoweringParameters
@@ -212,19 +218,25 @@ def lowered(name: str, causal: bool, interpret: bool, shapes: tuple[tuple[tuple[
     )
     (batch, heads, tokens, channels), _ = shapes[0]
     flops = splash.kernel_flops(batch, heads, tokens, channels, causal)[name == "backward"]
-    _tell_flops(found.compiler_ir("stablehlo"), flops)
+    _tell_cost(found.compiler_ir("stablehlo"), flops)
     proto = found.compiler_ir("hlo").as_serialized_hlo_module_proto()
     return xb.computation_from_module_proto(f"attention_{name}", proto)
 
 
-def _tell_flops(module: Any, flops: int) -> None:
-    """Write a cost estimate on the kernel's call, which XLA knows nothing about."""
+def _tell_cost(module: Any, flops: int) -> None:
+    """Write a cost estimate on the kernel's call, into which XLA can't look."""
     from jaxlib.mlir import ir
+
+    def size(value: Any) -> int:
+        kind = ir.RankedTensorType(value.type)
+        return int(math.prod(kind.shape) * _BYTES[str(kind.element_type)])
 
     def visit(op: Any) -> Any:
         if op.name == "stablehlo.custom_call" and "tpu_custom_call" in str(op.attributes["call_target_name"]):
             config = json.loads(ir.StringAttr(op.attributes["backend_config"]).value)
-            config["custom_call_config"]["cost_estimate"] = {"flops": flops, "transcendentals": 0, "bytes_accessed": 0}
+            moved = sum(size(value) for value in (*op.operands, *op.results))
+            cost = {"flops": flops, "transcendentals": 0, "bytes_accessed": moved}
+            config["custom_call_config"]["cost_estimate"] = cost
             with op.context:
                 op.attributes["backend_config"] = ir.StringAttr.get(json.dumps(config))
         return ir.WalkResult.ADVANCE

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raexla.models.attention import use_kernels
 from raexla.models.encoders.recipe import EncoderRecipe, Interpolation
 from raexla.nn.resize import Filter, Resize, resize_tokens
 from raexla.nn.stack import Stacked
@@ -29,7 +30,7 @@ class Encoder(Stacked):
     is released with. It is frozen and stays in eval mode; gradients still flow through it to the image.
 
     Attributes:
-        model: the transformers module; `model.set_attn_implementation` swaps its attention kernel.
+        model: the transformers module; the `kernel` of each attention layer may be swapped by a runtime.
         grid: (h, w) of the patch tokens. channels: C. input_size: S. patch_size: side of a patch in pixels.
         image_size: side H = W of the images that it takes (matrices for resizing are made for one size).
         mean, std: the pixel normalisation, three numbers each.
@@ -44,6 +45,7 @@ class Encoder(Stacked):
     def __init__(self, model: "PreTrainedModel", recipe: EncoderRecipe, image_size: int | None = None) -> None:
         super().__init__()
         config = model.config
+        use_kernels(model)
         self.model = model
         self.recipe = recipe
         self.channels: int = config.hidden_size

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raexla.models.mllm.attention import give_kernels, register
+from raexla.models.attention import use_kernels
 from raexla.models.mllm.recipe import MLLMRecipe
 from raexla.nn.stack import Stacked
 from raexla.nn.tables import TableModule
@@ -44,9 +44,8 @@ class MLLM(Stacked, TableModule):
         width = config.hidden_size
         self.config, self.recipe = config, recipe
         self.width = width
-        config._attn_implementation = register()
         self.llm = Qwen2Model(config)
-        give_kernels(self.llm.layers)
+        use_kernels(self.llm)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(width, config.vocab_size, bias=False)
         self.queries = nn.Parameter(torch.empty(recipe.queries, width))
