@@ -39,7 +39,8 @@ def _register() -> str:
     ) -> tuple[Tensor, None]:
         """query [B, H, L, D], key and value [B, G, S, D] with G dividing H -> [B, L, H, D]."""
         if attention_mask is None and not options.get("dropout"):
-            return module.kernel(query, key, value).transpose(1, 2), None
+            kernel: Any = module.kernel
+            return kernel(query, key, value).transpose(1, 2), None
         made, _ = sdpa_attention_forward(
             module, query.to(value.dtype), key.to(value.dtype), value, attention_mask, **options
         )
