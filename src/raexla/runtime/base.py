@@ -215,7 +215,11 @@ class Runtime(Protocol):
         ...
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The compute type for matrix products."""
+        """The compute type for matrix products; where weights are split over `fsdp`, layers gather them meanwhile."""
+        ...
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        """A parameter as a layer of its own would gather it, for those who use it without a layer."""
         ...
 
     def agree(self, flag: bool) -> bool:

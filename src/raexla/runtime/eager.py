@@ -134,6 +134,9 @@ class EagerRuntime:
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=self._dtype) if self._dtype else nullcontext()
 
+    def whole(self, parameter: Tensor) -> Tensor:
+        return parameter
+
     def agree(self, flag: bool) -> bool:
         return self._processes.any(flag)
 

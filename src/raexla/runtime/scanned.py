@@ -10,6 +10,7 @@ As a loop (`scan`), a stack is traced once and compiled once, whatever its depth
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,58 +22,69 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch_xla.experimental.scan import _scan_impl_pytree
 
-from raexla.nn.stack import Runner, in_turn
+from raexla.runtime.attention import splash_attention
 from raexla.runtime.base import Remat
+from raexla.runtime.gather import Gatherer
 
-Body = Callable[[dict[str, Tensor], Tensor, Sequence[Tensor]], Tensor]
 
+@dataclass(frozen=True)
+class Way:
+    """How stacks are run."""
 
-def runner(scan: bool, remat: Remat) -> Runner:
-    """The runner of a placed stack (scan or a remat other than none)."""
-    return partial(_scanned if scan else _again, remat)
+    scan: bool
+    remat: Remat
+    gatherer: Gatherer
+
+    def runner(self) -> Callable[..., Tensor]:
+        """For a placed stack."""
+        if self.scan:
+            return partial(_scanned, self)
+        return partial(_in_turn if self.remat == "none" else _again, self)
 
 
 def _scanned(
-    remat: Remat, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
+    way: Way, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
 ) -> Tensor:
     """As one loop; `fixed` may hold tensors that no gradient flows to."""
-    names = [name for name, _ in blocks[0].named_parameters()]
+    x, shared = way.gatherer.rows(x), [way.gatherer.rows(tensor) for tensor in shared]
     each = [dict(block.named_parameters()) for block in blocks]
-    stacked = [torch.stack([parameters[name] for parameters in each]) for name in names]
+    block = _Block(way, blocks[0], fixed, shared, x)
+    stacked = [torch.stack([parameters[name] for parameters in each]) for name in block.names]
+    for tensor, axes in zip(stacked, block.axes, strict=True):
+        if axes is not None:
+            way.gatherer.stacked(tensor, axes)
     made: Tensor
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *shared, *stacked)):
-        block = _Block(_body(blocks[0], fixed), names, shared, x, remat)
         made = _Scan.apply(block, x, *shared, *stacked)
-        return made
-    body = _body(blocks[0], fixed)
+        return way.gatherer.rows(made)
 
     def step(carry: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Any, Any]:
         value, *others = carry
-        made = body(dict(zip(names, weights, strict=True)), value, others)
-        return (made, *(t * 1 for t in others)), ()
+        return (block.body(weights, value, others), *(t * 1 for t in others)), ()
 
     (made, *_), _ = _scan_impl_pytree(step, (x, *shared), tuple(stacked))
     return made
 
 
-def _again(
-    remat: Remat, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
+def _in_turn(
+    way: Way, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
 ) -> Tensor:
-    """In turn."""
-    if not torch.is_grad_enabled():
-        return in_turn(blocks, x, shared, fixed)
+    """In turn, everything kept."""
+    shared = [way.gatherer.rows(tensor) for tensor in shared]
     for block in blocks:
-        named = dict(block.named_parameters())
-        x = _Again.apply(_Block(_body(block, fixed), list(named), shared, x, remat), x, *shared, *named.values())
+        x = block(way.gatherer.rows(x), *shared, **fixed)
+    return way.gatherer.rows(x)
+
+
+def _again(
+    way: Way, blocks: Sequence[nn.Module], x: Tensor, shared: Sequence[Tensor], fixed: Mapping[str, Any]
+) -> Tensor:
+    """In turn, each block run again backward."""
+    if not torch.is_grad_enabled():
+        return _in_turn(way, blocks, x, shared, fixed)
+    for block in blocks:
+        x = _Again.apply(_Block(way, block, fixed, shared, x), x, *shared, *block.parameters())
     return x
-
-
-def _body(block: nn.Module, fixed: Mapping[str, Any]) -> Body:
-    def run(parameters: dict[str, Tensor], x: Tensor, shared: Sequence[Tensor]) -> Tensor:
-        made: Tensor = functional_call(block, parameters, (x, *shared), dict(fixed))
-        return made.to(x.dtype)
-
-    return run
 
 
 class _Results:
@@ -98,21 +110,29 @@ class _Results:
 
 
 class _KeepLinears(TorchFunctionMode):
-    """Keeps what linear layers return. In a second run they return it without computing it, and are differentiated as
-    ever."""
+    """Keeps what linear layers and the attention kernel return. In a second run they return it without computing it,
+    and are differentiated as ever."""
 
     def __init__(self, results: _Results) -> None:
         super().__init__()
         self.results = results
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.linear:
-            return func(*args, **(kwargs or {}))
-        if self.results.again:
-            return _KnownLinear.of(self.results.next(), *args, **(kwargs or {}))
-        made = func(*args, **(kwargs or {}))
-        self.results.add(made)
-        return made
+        kwargs = kwargs or {}
+        again = self.results.again
+        if func is F.linear:
+            if again:
+                return _KnownLinear.of(self.results.next(), *args, **kwargs)
+            made = func(*args, **kwargs)
+            self.results.add(made)
+            return made
+        if func is splash_attention:
+            known = (self.results.next(), self.results.next()) if again else None
+            found = func(*args, **{**kwargs, "known": known})
+            for tensor in () if again else found:
+                self.results.add(tensor)
+            return found
+        return func(*args, **kwargs)
 
 
 class _KnownLinear(torch.autograd.Function):
@@ -188,11 +208,26 @@ def _origin(tensor: Tensor) -> Any:
 class _Block:
     """How a block is run, run again and differentiated: in the compute type of its forward pass."""
 
-    def __init__(self, body: Body, names: list[str], shared: Sequence[Tensor], x: Tensor, remat: Remat) -> None:
+    def __init__(
+        self, way: Way, block: nn.Module, fixed: Mapping[str, Any], shared: Sequence[Tensor], x: Tensor
+    ) -> None:
         device = x.device.type
-        self.body, self.names, self.count, self.remat = body, names, len(shared), remat
+        self.module, self.fixed, self.count = block, dict(fixed), len(shared)
+        self.remat, self.gatherer = way.remat, way.gatherer
+        self.names = [name for name, _ in block.named_parameters()]
+        self.axes = [way.gatherer.axes(parameter) for parameter in block.parameters()]
         self.autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         self.wanted = [number for number, tensor in enumerate(shared) if tensor.requires_grad]
+
+    def body(self, weights: Sequence[Tensor], x: Tensor, shared: Sequence[Tensor]) -> Tensor:
+        """The block with these weights, gathered."""
+        whole = {
+            name: weight if axes is None else self.gatherer.gather(weight, axes)
+            for name, weight, axes in zip(self.names, weights, self.axes, strict=True)
+        }
+        rows = self.gatherer.rows
+        made: Tensor = functional_call(self.module, whole, (rows(x), *map(rows, shared)), self.fixed)
+        return rows(made.to(x.dtype))
 
     def run(
         self, x: Tensor, shared: Sequence[Tensor], weights: Sequence[Tensor], kept: Sequence[Tensor] | None = None
@@ -206,7 +241,7 @@ class _Block:
                 others[number].requires_grad_()
             own = [weight.detach().requires_grad_() for weight in weights]
             with self._keeping(results, own):
-                made = self.body(dict(zip(self.names, own, strict=True)), here, others)
+                made = self.body(own, here, others)
         return made, [here, *(others[number] for number in self.wanted), *own], results.all
 
     def _keeping(self, results: _Results, weights: Sequence[Tensor]) -> AbstractContextManager[Any]:

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from raexla.recipe import UserError
 from raexla.runtime.base import Counters, Part, Piece, Scalars, StepFunction, XlaRecipe, check_rows
 from raexla.runtime.compile_cache import open_compile_cache
+from raexla.runtime.gather import Gatherer, GatheringMode
 from raexla.runtime.mesh import AXES, BATCH_AXES, MeshRecipe
 from raexla.runtime.peak import measured_peak, tpu_peak
 from raexla.runtime.processes import Processes
@@ -85,9 +86,13 @@ class XlaRuntime:
         self.process_index, self.process_count = self._processes.index, self._processes.count
         self.device = torch_xla.device()
         self._local_devices: list[str] = torch_xla._XLAC._xla_get_runtime_devices()
-        self._replay, self._scan, self._remat = recipe.replay, recipe.scan, recipe.remat
+        self._replay = recipe.replay
         self._dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else None
         from raexla.runtime.attention import open_attention
+        from raexla.runtime.scanned import Way
+
+        self._gatherer = Gatherer(self._annotate, self.batch_shards)
+        self._way = Way(recipe.scan, recipe.remat, self._gatherer)
 
         self.attention = open_attention(recipe.attention, self.for_tpu, self._mesh, self.mesh)
 
@@ -101,6 +106,10 @@ class XlaRuntime:
     @property
     def batch_shards(self) -> int:
         return self.mesh["data"] * self.mesh["fsdp"]
+
+    def _annotate(self, tensor: Tensor, axes: Axes) -> None:
+        """Say how the result of an operation is split."""
+        self._xla._XLAC._xla_annotate_custom_sharding(tensor, self._mesh.get_op_sharding(axes))
 
     def _up(self, tensor: Tensor, axes: Axes) -> Tensor:
         # Under SPMD .to() keeps the data on the host until mark_sharding sends each device its own part.
@@ -135,14 +144,12 @@ class XlaRuntime:
                         placed = self._up(tensor.detach().contiguous(), where)
                         if isinstance(tensor, nn.Parameter):
                             placed = nn.Parameter(placed, requires_grad=tensor.requires_grad)
+                            self._gatherer.note(placed, where)
                         moved[id(tensor)] = placed
                     store[name] = moved[id(tensor)]  # type: ignore[assignment]
-        if self._scan or self._remat != "none":
-            from raexla.runtime.scanned import runner
-
-            for owner in module.modules():
-                if "runner" in vars(owner):  # raexla.nn.stack
-                    owner.runner = runner(self._scan, self._remat)
+        for owner in module.modules():
+            if "runner" in vars(owner):  # raexla.nn.stack
+                owner.runner = self._way.runner()  # type: ignore[assignment]
         if self.attention is not None:
             self.attention.take_over(module)
 
@@ -285,11 +292,18 @@ class XlaRuntime:
         self._xla._XLAC._xla_mark_sharding(fresh, spec)  # a compiled step wants the pieces that it was made for
         tensor.copy_(fresh)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        if not self._dtype:
-            return nullcontext()
-        warnings.filterwarnings("ignore", message=".*XLA.*autocast.*")
-        return torch.autocast("xla", dtype=self._dtype)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        with ExitStack() as modes:
+            if self.mesh["fsdp"] > 1:
+                modes.enter_context(GatheringMode(self._gatherer))
+            if self._dtype:
+                warnings.filterwarnings("ignore", message=".*XLA.*autocast.*")
+                modes.enter_context(torch.autocast("xla", dtype=self._dtype))
+            yield
+
+    def whole(self, parameter: Tensor) -> Tensor:
+        return self._gatherer.whole(parameter)
 
     def agree(self, flag: bool) -> bool:
         return self._processes.any(flag)

@@ -219,7 +219,7 @@ class UnifiedTask(Task):
 
     def _language(self, unified: UnifiedModel, hidden: Tensor, labels: Tensor, most: int | None = None) -> Tensor:
         """Summed cross-entropy of hidden states [B, L, h], of which at most `most` of each row predict a token."""
-        table = unified.mllm.output_table
+        table = self.runtime.whole(unified.mllm.output_table)
         return linear_cross_entropy_sum(hidden, table, labels, self.losses.language_chunks, most)[0]
 
     def evaluate(self, step: int, samples: Path) -> dict[str, float]:

@@ -43,7 +43,8 @@ def differentiate(way: Way, depth: int, dtype: str, devices: int) -> dict[str, A
     recipe: Any = XlaRecipe(platform="cpu", devices=devices, scan=scan, **values) if devices else EagerRecipe(**values)
     runtime = open_runtime(recipe, MeshRecipe())
     network = Network(depth)
-    runtime.place(network)
+    split = {2: ("tensor", "fsdp"), 1: (None,)}
+    runtime.place(network, [(name, split[p.ndim]) for name, p in network.named_parameters()])
     generator = torch.Generator().manual_seed(1)
     x, condition = (
         runtime.put({"x": torch.randn(4, 16, WIDTH, generator=generator).numpy()})["x"][0] for _ in range(2)
@@ -100,7 +101,7 @@ def test_values_and_gradients_are_those_of_eager(scan, remat, found, plain):
 
 @pytest.mark.parametrize(("scan", "remat"), WAYS[1:])
 def test_bfloat16_is_that_of_plain_blocks(scan, remat, found, plain):
-    assert gap(found[called(scan, remat, "bfloat16")], found[called(*PLAIN, "bfloat16")]) < 1e-2
+    assert gap(found[called(scan, remat, "bfloat16")], found[called(*PLAIN, "bfloat16")]) < 2e-2
     assert gap(found[called(scan, remat, "bfloat16")], plain) > 1e-4, "nothing was computed in bfloat16"
 
 
