@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -224,7 +226,7 @@ def test_a_folder_made_otherwise_is_left_alone(made, latents, tmp_path):
 
 
 def _on_devices(values: dict[str, Any], out: str) -> list[int]:
-    """The recipe's latents on the virtual devices that it asks for; compilations after the first source and the last."""
+    """The recipe's latents on the virtual devices that it asks for; compilations after each source."""
     recipe = stages.resolve(values)
     opened = open_codec(recipe.codec)  # type: ignore[attr-defined]
     runtime: Any = open_runtime(recipe.runtime, MeshRecipe(data=None, fsdp=1))
@@ -249,3 +251,51 @@ def test_four_devices_give_the_same_latents_with_one_compilation(made, latents, 
             assert (mine is None) == (theirs is None)
             if mine is not None and theirs is not None:
                 np.testing.assert_allclose(unpack_latent(mine), unpack_latent(theirs), atol=3e-5)
+
+
+def _killed(values: dict[str, Any], out: str) -> None:
+    """`raexla latents` up to SIGKILL, which comes as the third shard is to be written."""
+    finish = run_module._Making.finish
+
+    def finish_or_die(self: Any, folder: Any) -> Any:
+        if self.number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return finish(self, folder)
+
+    run_module._Making.finish = finish_or_die  # type: ignore[method-assign]
+    latent_world.store(values, Path(out), "captions")
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on(made, latents, in_process, tmp_path):
+    values, out = latent_world.recipe(made, tmp_path), tmp_path / "out"
+    with pytest.raises(AssertionError, match=r"failed \(-9\)"):
+        in_process(_killed, values, str(out))
+    left = sorted(path.name for path in (out / "captions").rglob("*") if path.is_file())
+    assert "captions-00001.tar" in left
+    assert "index.json" not in left
+    latent_world.store(values, out, "captions")
+    assert latent_world.contents(out / "captions") == latent_world.contents(latents / "captions")
+
+
+def test_the_verb_says_what_it_made(made, tmp_path, capsys):
+    from raexla.cli import main
+
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps(latent_world.recipe(made, tmp_path)))  # JSON is YAML
+    out = tmp_path / "out"
+    command = ["latents", str(file), "--out", str(out), "--batch", "8", "--processes", "1"]
+    assert main(command) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{out}/captions:"
+    assert said[1].startswith("60 samples in 5 shards, ")
+    assert "kept without a latent, empty_image: 1: part/captions-00003/pretrain-0000040" in said
+    assert (
+        "57 latents of 16 tokens x 24 channels, float16: 768 bytes each; rounding adds an error of 2.1e-04" in said[6]
+    )
+    source = f"{{name: captions, path: {out}/captions, kind: caption, weight: 2, latents: float16}}"
+    assert said[7] == f"in a recipe: {source}"
+    assert main([*command, "--dtype", "float32"]) == 2
+    assert "dtype float16 instead of float32; choose another --out, or --overwrite" in capsys.readouterr().err
+    assert main(["latents", str(file), "--out", str(out), "--set", "transform.size=48"]) == 2
+    assert "transform.size is 48, the codec takes images of 32" in capsys.readouterr().err

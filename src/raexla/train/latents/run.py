@@ -212,12 +212,14 @@ class LatentsRun:
 
     def _own_rows(self, latent: Tensor) -> np.ndarray:
         """This process's rows [B, N, C]: a host sees those of all processes, or its own."""
+        runtime = self._runtime
+        if runtime.process_count == 1:
+            return runtime.to_host(latent)
         if self._places is None:
-            runtime = self._runtime
             numbers = runtime.process_index * self._rows + np.arange(self._rows, dtype=np.int32)
             seen = runtime.to_host(runtime.put({"rows": numbers})["rows"])[0]
             self._places = np.array([int(np.flatnonzero(seen == number)[0]) for number in numbers])
-        return self._runtime.to_host(latent)[self._places]
+        return runtime.to_host(latent)[self._places]
 
     def _on_first(self, work: Callable[[], Any]) -> Any:
         """What the first process's work gives (JSON values), on every process; its error likewise."""
