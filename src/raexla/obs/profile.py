@@ -135,17 +135,20 @@ def _summed(trace: Trace, path: Path, steps: tuple[int, int] | None, others: tup
     ]
     begin = min(event.start for lane in trace.lanes for event in lane.events)
     end = max(event.start + event.duration for lane in trace.lanes for event in lane.events)
-    by_time = {"key": lambda row: (-row.milliseconds, row.name)}
     return Profile(
         path,
         steps,
         trace.devices,
         len(trace.lanes),
         (end - begin) / _MILLISECOND,
-        tuple(sorted(kinds, **by_time)),
-        tuple(sorted(operations, **by_time)),
+        tuple(sorted(kinds, key=_by_time)),
+        tuple(sorted(operations, key=_by_time)),
         others,
     )
+
+
+def _by_time(row: Row) -> tuple[float, str]:
+    return -row.milliseconds, row.name
 
 
 def profile_lines(found: Profile, top: int) -> list[str]:

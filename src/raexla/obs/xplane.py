@@ -80,7 +80,7 @@ def read_xplane(data: bytes) -> Trace:
         space = message("XSpace").FromString(data)
     except DecodeError as error:
         raise ValueError(str(error)) from None
-    kinds = {}
+    kinds: dict[str, str] = {}
     for plane in space.planes:
         if plane.name == METADATA:
             kinds.update(_kinds(plane))
