@@ -160,7 +160,7 @@ def plan(
 @app.command()
 def profile(
     place: Annotated[
-        Path, typer.Argument(metavar="RUN|FILE", help="A run (its newest trace is taken), a folder, or a trace.")
+        str, typer.Argument(metavar="RUN|FILE", help="A run (its newest trace is taken), a folder, or a trace.")
     ],
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Operations that are shown.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Values for a program, all operations.")] = False,
@@ -171,10 +171,12 @@ def profile(
     """
     import json
 
+    from raexla.files import local_only
     from raexla.obs.profile import profile as read
     from raexla.obs.profile import profile_lines
 
-    found = read(place)
+    local_only(place, "RUN")
+    found = read(Path(place))
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(profile_lines(found, top)))
 
 

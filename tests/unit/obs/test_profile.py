@@ -268,6 +268,8 @@ def test_what_can_not_be_read_is_said_in_a_line(tmp_path: Path, capsys: pytest.C
     with pytest.raises(UserError, match="no trace there") as none:
         profile(tmp_path)
     assert "--set train.profile=10-12" in str(none.value)
+    assert cli.main(["profile", "gs://bucket/run"]) == 2
+    assert "gs://bucket/run" in capsys.readouterr().err
     for name, content, said in (
         ("a.xplane.pb", b"\xff\xff\xff", "can't be read as a trace"),
         ("b.xplane.pb", b"", "holds no operation"),
