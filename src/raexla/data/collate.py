@@ -100,7 +100,7 @@ class _ToImageRow(Pictures):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> ImageRow:
         if sample.image is None:
-            raise Refused("missing_image")
+            raise Refused("missing_image", "" if sample.latent is None else "latents are not taken here")
         if self.labels and sample.label is None:
             raise Refused("missing_label", "the source's recipe names no field for it")
         source = self.sources.index(sample.source) if self.sources else 0

@@ -132,6 +132,9 @@ def test_latents_of_something_else_are_refused(made, latents, tmp_path):
     _refused(values | {"transform": {"type": "squash", "size": 32, "filter": "bilinear"}}, "transform.filter bicubic")
     _refused(values | {"transform": {"type": "random_crop", "size": 32}}, "random_crop: it gives another picture")
     _refused(latent_world.recipe(made, tmp_path, folder, "float16"), "dtype float32, here float16")
+    unsaid = latent_world.recipe(made, tmp_path, folder)
+    del unsaid["data"]["sources"][0]["latents"]
+    _refused(unsaid, "captions holds latents, no pictures; write `latents: float32` there")
     shutil.copytree(folder, tmp_path / "bare")
     (tmp_path / "bare" / "captions" / "latents.json").unlink()
     _refused(latent_world.recipe(made, tmp_path, tmp_path / "bare"), "has no latents.json: `raexla latents` makes them")

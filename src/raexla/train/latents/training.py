@@ -65,14 +65,18 @@ def check_latents(
     """Hold the records beside the sources' shards against what training would make of the pictures.
 
     Raises:
-        UserError: latents of another codec, transform or type, each difference named; a folder without a record.
+        UserError: latents of another codec, transform or type, each difference named; a folder without a record; one
+            that holds latents where pictures are expected.
     """
     for source in sources:
-        if source.latents is None or source.kind == "text":
+        if source.kind == "text":
+            continue
+        paths = [source.path] if isinstance(source.path, str) else list(source.path)
+        if source.latents is None:
+            _refuse_unsaid(source, paths, where)
             continue
         refuse_draws(transform)
         wanted = made_by(opened, transform) | {"dtype": source.latents}
-        paths = [source.path] if isinstance(source.path, str) else list(source.path)
         for root in dict.fromkeys(part.root for part in find(paths, source.layout, None)):
             record = read_record(Store(root))
             if record is None:
@@ -85,6 +89,19 @@ def check_latents(
                     f"{where}: {source.name}: the latents of {root} were made otherwise: {'; '.join(lines)}. Make them "
                     "anew with `raexla latents`, or train with what they were made with"
                 )
+
+
+def _refuse_unsaid(source: SourceRecipe, paths: Sequence[str], where: str) -> None:
+    """Refuse latents that are taken for pictures. Folders are looked into; a pattern would be listed twice for it."""
+    for path in paths:
+        if path.endswith((".json", ".jsonl", ".txt", ".tar")) or any(mark in path for mark in "*?[{"):
+            continue
+        record = read_record(Store(path))
+        if record is not None and not record.get("keep_pixels"):
+            stored = record.get("dtype")
+            raise UserError(
+                f"{where}: {source.name}: {path} holds latents, no pictures; write `latents: {stored}` there"
+            )
 
 
 def blanks(groups: Mapping[str, LatentRows]) -> dict[str, np.ndarray]:
