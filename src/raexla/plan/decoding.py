@@ -59,7 +59,7 @@ def count_decoder(recipe: DecoderTrainingRecipe, phase: str | None = None) -> Co
             True,
             recipe.optim.decoder.ema is not None,
             work["decoder"],
-            judging_flops=work.get("again.decoder", 0.0),
+            judging_flops=work.get("again", 0.0),
             gradients=2 if phase == "adversarial" else 1,
         ),
         Part(
@@ -68,7 +68,6 @@ def count_decoder(recipe: DecoderTrainingRecipe, phase: str | None = None) -> Co
             False,
             False,
             work["encoder"],
-            judging_flops=work.get("again.encoder", 0.0),
             split=False,
         ),
     ]

@@ -37,18 +37,17 @@ def recipe(made: dict[str, str], run: str, **changes: Any) -> dict[str, Any]:
 
 
 def run_with_a_nan(made: dict[str, str], run: str) -> dict[str, Any]:
-    """The step that takes the bad batch gets NaN added to its reconstructions, as a control of the step's program."""
-    controls, reconstruct, taken = DecoderTask.controls, DecoderTask.reconstruct, []
+    """The step that takes the bad batch gets NaN added to its latents, as a control of the step's program."""
+    controls, encode, taken = DecoderTask.controls, DecoderTask.encode, []
 
     def poisoned(self: Any, step: int) -> dict[str, float]:
         taken.append(step)
         return {**controls(self, step), "poison": float("nan") if taken.count(BAD) == 1 and step == BAD else 0.0}
 
     def spoilt(self: Any, micro: Any, values: Any) -> Any:
-        image, fake = reconstruct(self, micro, values)
-        return image, fake + values["poison"]
+        return encode(self, micro, values) + values["poison"]
 
-    DecoderTask.controls, DecoderTask.reconstruct = poisoned, spoilt  # type: ignore[method-assign]
+    DecoderTask.controls, DecoderTask.encode = poisoned, spoilt  # type: ignore[method-assign]
     runtime = {"type": "xla", "platform": "cpu", "devices": 2}
     train_recipe(stages.resolve(recipe(made, run, runtime=runtime)))
     return {"steps": taken}

@@ -1,6 +1,6 @@
 """The Task of the stage `decoder`: one step, its phases, what comes out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,27 +122,31 @@ class DecoderTask(Task):
         return {**shapes, "source": ((rows,), np.int32)} if self.sources else shapes
 
     def train_step(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        out = self._decoder_update(phase, batch, controls)
+        # Encoded once, though the critic sees reconstructions of its own: the encoder is as large as the decoder.
+        micros = [{**micro, "latent": self.encode(micro, controls)} for micro in self.micro_batches(batch)]
+        out = self._decoder_update(phase, micros, controls)
         if phase in ("critic", "adversarial"):
             for update in range(self.recipe.critic_updates):
-                out.update(self._critic_update(update, batch, controls))
+                out.update(self._critic_update(update, micros, controls))
         return out
 
-    def reconstruct(self, micro: Batch, controls: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(target, reconstruction) [B, 3, H, W] of a micro-batch, noise on the latent included."""
+    def encode(self, micro: Batch, controls: Mapping[str, Tensor]) -> Tensor:
+        """The latent [B, N, C] of a micro-batch, with its noise."""
         image = image_of(micro["pixels"])
         tokens = self.codec.grid[0] * self.codec.grid[1]
         if self.recipe.noise.tau > 0:
             draws = self.draws(controls, micro["rows"])
             kind = "normal" if self.recipe.noise.kind == "half_normal" else "uniform"
             sigma = getattr(draws, kind)("noise_scale")
-            latent = self.codec.encode_noised(image, sigma, draws.normal("noise", (tokens, self.codec.channels)))
-        else:
-            latent = self.codec.encode(image)
-        with self.runtime.autocast():
-            return image, self.codec.decode(latent).float()
+            return self.codec.encode_noised(image, sigma, draws.normal("noise", (tokens, self.codec.channels)))
+        return self.codec.encode(image)
 
-    def _decoder_update(self, phase: str, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def reconstruct(self, micro: Batch) -> tuple[Tensor, Tensor]:
+        """(target, reconstruction) [B, 3, H, W] of a micro-batch that has its `latent`."""
+        with self.runtime.autocast():
+            return image_of(micro["pixels"]), self.codec.decode(micro["latent"]).float()
+
+    def _decoder_update(self, phase: str, micros: Sequence[Batch], controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gradients of the similarity and of the adversarial loss are summed apart over the micro-batches, since their
         ratio (lambda) is that of the whole batch."""
         part, adaptive = self.parts[0], self.recipe.losses.adaptive
@@ -153,8 +157,8 @@ class DecoderTask(Task):
         balance: Tensor | None = None
         scalars: list[dict[str, Tensor]] = []
         share = 1.0 / (self.accumulate * self.runtime.loss_shards)
-        for micro in self.micro_batches(batch):
-            image, fake = self.reconstruct(micro, controls)
+        for micro in micros:
+            image, fake = self.reconstruct(micro)
             rows = self.similarity(image, fake, features=phase != "pixels")
             means = {name: value.mean() * share for name, value in rows.items()}
             similarity = self.similarity.total(means)
@@ -193,15 +197,15 @@ class DecoderTask(Task):
             weight = weight * adaptive_weight(self.runtime.reduce_gradients([balance])[0], whole[last])
         return weight, {"adversarial_weight": weight, "gradient_norm/adversarial": norm.detach()}
 
-    def _critic_update(self, update: int, batch: Batch, controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _critic_update(self, update: int, micros: Sequence[Batch], controls: Mapping[str, Tensor]) -> dict[str, Tensor]:
         assert self.adversary is not None
         part = self.parts[1]
         total: list[Tensor] | None = None
         scalars: list[dict[str, Tensor]] = []
         share = 1.0 / (self.accumulate * self.runtime.loss_shards)
-        for number, micro in enumerate(self.micro_batches(batch)):
+        for number, micro in enumerate(micros):
             with torch.no_grad():
-                image, fake = self.reconstruct(micro, controls)
+                image, fake = self.reconstruct(micro)
             draws = self.draws(controls, micro["rows"])
             values = self.adversary.of_critic(image, fake, draws, iterate=number == 0, update=update)
             values = {name: value * share for name, value in values.items()}

@@ -64,8 +64,8 @@ def critic_work(recipe: CriticRecipe, sizes: Sizes) -> Work:
 
 
 def step_work(recipe: DecoderTrainingRecipe, sizes: Sizes) -> dict[str, Work]:
-    """Phase -> multiply-adds of a step of one picture, by network; `again.` are runs of encoder and decoder that MFU
-    leaves out. The Gram loss's own products are left out (1%)."""
+    """Phase -> multiply-adds of a step of one picture, by network; `again` are the decoder's runs that MFU leaves
+    out. The Gram loss's own products are left out (1%)."""
     judging = 0
     if recipe.losses.perceptual is not None:
         lpips = isinstance(recipe.losses.perceptual, LpipsRecipe)
@@ -76,14 +76,13 @@ def step_work(recipe: DecoderTrainingRecipe, sizes: Sizes) -> dict[str, Work]:
         one, updates = critic_work(recipe.critic, sizes), recipe.critic_updates
         seen = one["augment"] + one["features"]
         critic = {
-            "again.encoder": updates * sizes.encoding,
-            "again.decoder": updates * sizes.drawing,
+            "again": updates * sizes.drawing,
             "features": updates * 2 * seen,
             "heads": updates * 6 * one["heads"],
         }
         phases["critic"] = Work(phases["reconstruction"] | critic)
         heard = dict(phases["critic"])
-        heard["again.decoder"] += 2 * sizes.drawing
+        heard["again"] += 2 * sizes.drawing
         heard["features"] += 2 * seen
         heard["heads"] += 2 * one["heads"]
         heard["perceptual"] += judging if recipe.losses.adaptive else 0
