@@ -101,8 +101,8 @@ class _Chunked(torch.autograd.Function):
                 kept = (target != IGNORE).float().unsqueeze(-1)
                 wanted = target.clamp_min(0).long().unsqueeze(-1)
                 log_p = F.log_softmax(logits, dim=-1)
-                total = total - (log_p.gather(-1, wanted) * kept).sum()
                 hits = torch.arange(table.shape[0], device=logits.device) == wanted
+                total = total - torch.where(hits, log_p * kept, 0.0).sum()
                 slope = ((log_p.exp() - hits.float()) * kept).to(dtype)
                 to_hidden.append(torch.matmul(slope, weight))
                 to_table = to_table + torch.einsum("blv,blh->vh", slope, part).float()

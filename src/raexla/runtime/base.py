@@ -141,6 +141,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def row_parts(self) -> int:
+        """Parts into which the rows of a tensor here are split: `batch_shards` where tensors are global, else 1."""
+        ...
+
+    @property
     def loss_shards(self) -> int:
         """Over how many processes a mean loss must be divided so that summed gradients are the global mean's."""
         ...

@@ -56,6 +56,10 @@ class EagerRuntime:
         return self.process_count
 
     @property
+    def row_parts(self) -> int:
+        return 1
+
+    @property
     def loss_shards(self) -> int:
         return self.process_count
 

@@ -50,7 +50,7 @@ class Gatherer:
         device = weight.device.type
         cast = compute and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if cast else weight.dtype
-        made: Tensor = _Gather.apply(self._annotate, weight, dtype, axes)
+        made: Tensor = _Gather.apply(self._annotate, weight, dtype, axes, not compute)
         return made
 
     def whole(self, parameter: Tensor) -> Tensor:
@@ -87,8 +87,10 @@ class GatheringMode(TorchFunctionMode):
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, annotate: Callable[[Tensor, Axes], None], weight: Tensor, dtype: Any, axes: Axes) -> Tensor:
-        ctx.annotate, ctx.axes, ctx.dtype = annotate, axes, weight.dtype
+    def forward(
+        ctx: Any, annotate: Callable[[Tensor, Axes], None], weight: Tensor, dtype: Any, axes: Axes, table: bool
+    ) -> Tensor:
+        ctx.annotate, ctx.axes, ctx.dtype, ctx.table = annotate, axes, weight.dtype, table
         made = weight.to(dtype) * 1  # never the parameter itself
         annotate(made, tuple(_without_fsdp(entry) for entry in axes))
         return made
@@ -96,8 +98,11 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         gradient = gradients[0] * 1
+        if ctx.table:  # each device adds up its own rows' gradients in a whole table, instead of getting all rows
+            ctx.annotate(gradient, tuple(_without_fsdp(entry) for entry in ctx.axes))
+            gradient = gradient * 1
         ctx.annotate(gradient, ctx.axes)
-        return None, gradient.to(ctx.dtype), None, None
+        return None, gradient.to(ctx.dtype), None, None, None
 
 
 class _Rows(torch.autograd.Function):

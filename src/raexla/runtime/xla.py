@@ -127,6 +127,10 @@ class XlaRuntime:
         return xm.send_cpu_data_to_device([tensor], self.device, input_sharding=spec)[0]
 
     @property
+    def row_parts(self) -> int:
+        return self.batch_shards
+
+    @property
     def loss_shards(self) -> int:
         return 1
 

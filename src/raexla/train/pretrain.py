@@ -22,7 +22,7 @@ from raexla.flow.time import sample_time
 from raexla.losses import linear_cross_entropy_sum
 from raexla.models.codecs import NormalisedCodec
 from raexla.models.flops import bridge_work, dit_work, encoder_work, encoding_work, llm_work
-from raexla.models.mllm import UnifiedModel
+from raexla.models.mllm import Input, UnifiedModel
 from raexla.optim import OptimizerRecipe, Part
 from raexla.recipe import Recipe, UserError
 from raexla.runtime import Draws, Runtime
@@ -191,19 +191,21 @@ class UnifiedTask(Task):
         target = latent.repeat_interleave(self.times, dim=0)
         drop = draws.uniform("drop_condition") < dit.condition_dropout if dit.condition_dropout else None
         with runtime.autocast():
-            hidden = unified.hidden(rows["tokens"], rows["image_slot"], use_queries=True)
-            summed_ce = self._language(unified, hidden, rows["labels"], self.answer_tokens)
-            condition = unified.condition(hidden, rows["query_start"]).repeat_interleave(self.times, dim=0)
-            if drop is not None:
-                drop = drop.repeat_interleave(self.times, dim=0)
-            velocity = unified.velocity(interpolate(target, noise, times), times, condition, drop)
+            inputs = [Input(rows["tokens"], rows["image_slot"], use_queries=True)]
             if self.has_conversations:
                 asked = group(micro, UNDERSTANDING)
                 with torch.no_grad():
                     stored = asked["latent"].float() if "latent" in asked else None  # before statistics, as it is read
                     features = self.model.features(image_of(asked["pixels"])) if stored is None else stored
-                answers = unified.hidden(asked["tokens"], asked["image_slot"], features)
-                summed_ce = summed_ce + self._language(unified, answers, asked["labels"])
+                inputs.append(Input(asked["tokens"], asked["image_slot"], features))
+            hidden, *answers = unified.read(inputs, runtime.row_parts)
+            summed_ce = self._language(unified, hidden, rows["labels"], self.answer_tokens)
+            if self.has_conversations:
+                summed_ce = summed_ce + self._language(unified, answers[0], asked["labels"])
+            condition = unified.condition(hidden, rows["query_start"]).repeat_interleave(self.times, dim=0)
+            if drop is not None:
+                drop = drop.repeat_interleave(self.times, dim=0)
+            velocity = unified.velocity(interpolate(target, noise, times), times, condition, drop)
         diffusion = flow_loss(velocity, velocity_target(target, noise)).sum() / (self.times * whole["images"])
         language = summed_ce / whole["tokens"]
         loss = self.losses.language * language + self.losses.diffusion * diffusion

@@ -14,7 +14,7 @@ _BLOCK: ShardingTable = [
     ("attn.qkv.bias", ("tensor",)),
     ("attn.proj.weight", ("fsdp", "tensor")),
     ("attn.proj.bias", (None,)),
-    ("mlp.w12.weight", (("tensor", "fsdp"), None)),
+    ("mlp.w12.weight", ("tensor", "fsdp")),
     ("mlp.w12.bias", ("tensor",)),
     ("mlp.w3.weight", ("fsdp", "tensor")),
     ("mlp.w3.bias", (None,)),

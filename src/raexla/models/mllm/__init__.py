@@ -11,13 +11,14 @@ from raexla.models.mllm.model import MLLM, init_weights
 from raexla.models.mllm.recipe import MLLMRecipe
 from raexla.models.mllm.sharding import sharding_table
 from raexla.models.mllm.tokenizer import IMAGE_END, IMAGE_START, Tokenizer, load_tokenizer
-from raexla.models.mllm.unified import UnifiedModel
+from raexla.models.mllm.unified import Input, UnifiedModel
 
 __all__ = [
     "IMAGE_END",
     "IMAGE_START",
     "MLLM",
     "DecodeState",
+    "Input",
     "MLLMRecipe",
     "Tokenizer",
     "UnifiedModel",

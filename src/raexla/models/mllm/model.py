@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from raexla.models.attention import use_kernels
 from raexla.models.mllm.recipe import MLLMRecipe
+from raexla.nn.rows import pick_tokens
 from raexla.nn.stack import Stacked
 from raexla.nn.tables import TableModule
 
@@ -67,6 +68,7 @@ class MLLM(Stacked, TableModule):
         image_slot: Tensor | None = None,
         features: Tensor | None = None,
         use_queries: bool = False,
+        filled: Tensor | None = None,
     ) -> Tensor:
         """Input embeddings [B, L, h].
 
@@ -75,21 +77,25 @@ class MLLM(Stacked, TableModule):
             image_slot: int [B, L], -1 for text, else the number of the query or feature token that stands there.
             features: encoder tokens [B, N, C] for the projector.
             use_queries: the slots are the learned queries; `features` must be None then.
+            filled: what `fill` made of the last two, instead of them.
         """
         embedded = F.embedding(tokens, self.llm.embed_tokens.weight)
         if image_slot is None:
             return embedded
+        if filled is None:
+            filled = self.fill(image_slot, features, use_queries)
+        return torch.where((image_slot >= 0)[:, :, None], filled.to(embedded.dtype), embedded)
+
+    def fill(self, image_slot: Tensor, features: Tensor | None = None, use_queries: bool = False) -> Tensor:
+        """What stands at image slots [B, L, h] (anything elsewhere); see `embed`."""
         slot = image_slot.clamp_min(0).long()
         if use_queries:
             if features is not None:
                 raise ValueError("image slots are either queries or features, not both")
-            filled = F.embedding(slot, self.queries)
-        elif features is not None:
-            projected = self.projector(features)
-            filled = torch.gather(projected, 1, slot[:, :, None].expand(-1, -1, self.width))
-        else:
+            return F.embedding(slot, self.queries)
+        if features is None:
             raise ValueError("image slots need features or use_queries")
-        return torch.where((image_slot >= 0)[:, :, None], filled.to(embedded.dtype), embedded)
+        return pick_tokens(self.projector(features), slot)
 
     def forward(
         self,
@@ -106,7 +112,10 @@ class MLLM(Stacked, TableModule):
             valid: bool [B, L], which tokens are no padding. Not needed for padding on the right, which no token
                 before it can see; needed for padding on the left.
         """
-        embedded = self.embed(tokens, image_slot, features, use_queries)
+        return self.read(self.embed(tokens, image_slot, features, use_queries), valid)
+
+    def read(self, embedded: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`forward` from the embeddings [B, L, h] on."""
         mask, positions = causal_inputs(embedded, valid)
         return self.hidden(embedded, None if valid is None else mask, positions)
 
@@ -144,7 +153,7 @@ class MLLM(Stacked, TableModule):
             query_start: int [B], position of the first of the Q consecutive queries.
         """
         positions = query_start.long()[:, None] + torch.arange(self.recipe.queries, device=hidden.device)
-        return self.connector(torch.gather(hidden, 1, positions[:, :, None].expand(-1, -1, self.width)))
+        return self.connector(pick_tokens(hidden, positions))
 
     @property
     def output_table(self) -> Tensor:
