@@ -13,6 +13,7 @@ from raexla.plan.hlo.collectives import Collective, collectives
 from raexla.plan.hlo.memory import Buffer, Peak, peak
 from raexla.plan.hlo.products import Product, products
 from raexla.plan.hlo.text import HloError, Instruction, Module, parse
+from raexla.plan.hlo.timing import Timed, timed
 from raexla.plan.hlo.walk import Loop, Walk, walk
 from raexla.plan.slices import GIB
 
@@ -57,6 +58,8 @@ class ProgramFacts:
     peak: Peak = field(repr=False)
     operations: Mapping[str, int]
     cycles: int
+    timed: tuple[Timed, ...] = field(repr=False)
+    """What takes time, collectives apart; for a roofline."""
 
     @property
     def product_flops(self) -> int:
@@ -138,15 +141,17 @@ def read_program(hlo: str, arguments: Sequence[Named] = (), mesh: Mapping[str, i
     standing = _arguments(module, arguments)
     walked = walk(module)
     chips = _chips(module)
+    kernels = tuple(_kernels(walked))
     return ProgramFacts(
         products=tuple(products(walked, [argument.name for argument in arguments])),
-        kernels=tuple(_kernels(walked)),
+        kernels=kernels,
         collectives=tuple(collectives(walked, chips, mesh)),
         loops=walked.loops,
         arguments=standing,
         peak=peak(walked),
         operations=_operations(walked),
         cycles=_cycles(walked),
+        timed=tuple(timed(walked, {kernel.name: kernel.flops or 0 for kernel in kernels})),
     )
 
 
