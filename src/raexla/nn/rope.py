@@ -29,17 +29,17 @@ def rope_2d(grid: tuple[int, int], head_channels: int, theta: float = 10000.0) -
 def rotate_pairs(x: Tensor) -> Tensor:
     """(a, b) -> (-b, a) on adjacent channel pairs of the last dim.
 
-    By shifting channels: a dim of two, pair by pair, would take a whole vector of a TPU for every pair.
+    A product with a matrix of zeros and ones, which is exact: a TPU moves channels within its vectors slowly.
     """
-    left, right = torch.cat((x[..., 1:], x[..., :1]), -1), torch.cat((x[..., -1:], x[..., :-1]), -1)
-    first = torch.arange(x.shape[-1], device=x.device) % 2 == 0
-    return torch.where(first, -left, right)
+    row = torch.arange(x.shape[-1], device=x.device)[:, None]
+    column = row.T
+    upper, lower = (row == column + 1) & (column % 2 == 0), (column == row + 1) & (row % 2 == 0)
+    return torch.matmul(x, lower.to(x.dtype) - upper.to(x.dtype))
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x [B, H, N, D] by the tables [N, D]; float32 inside, x's dtype outside."""
-    x32 = x.float()
-    return (x32 * cos + rotate_pairs(x32) * sin).to(x.dtype)
+    return (x.float() * cos + rotate_pairs(x).float() * sin).to(x.dtype)
 
 
 class Rope2d(TableModule):

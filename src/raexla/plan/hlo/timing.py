@@ -18,6 +18,7 @@ _FREE = frozenset(
     | {"opt-barrier", "partition-id", "replica-id", "domain"}
 )
 _LINKS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send", "recv")
+_TRANSFERS = frozenset({"copy-start", "slice-start"})
 _SLICES = frozenset({"dynamic-slice", "slice", "gather"})
 _THROUGH = frozenset({"bitcast", "reshape", "copy", "convert"})
 
@@ -32,10 +33,20 @@ class Timed:
     flops: float
     bytes: float
     op_name: str
+    beside: bool = False
+    """A transfer that runs beside other instructions."""
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
         """Of all runs."""
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
+
+
+def program_seconds(instructions: Iterable[Timed], flops_per_second: float, bytes_per_second: float) -> float:
+    """Of a step on one chip, collectives apart: its instructions one after the other, or all bytes that are moved,
+    those of transfers beside them too, whichever takes longer."""
+    listed = list(instructions)
+    in_turn = sum(t.seconds(flops_per_second, bytes_per_second) for t in listed if not t.beside)
+    return max(in_turn, sum(t.bytes for t in listed) / bytes_per_second)
 
 
 def timed(walked: Walk, kernels: dict[str, float] | None = None) -> list[Timed]:
@@ -71,7 +82,8 @@ def timed(walked: Walk, kernels: dict[str, float] | None = None) -> list[Timed]:
             if made or moved:
                 op_name = instruction.metadata.get("op_name", "")
                 shape = str(instruction.shape)
-                found.append(Timed(instruction.name, shape, times, made * times, moved * times, op_name))
+                beside = instruction.opcode in _TRANSFERS
+                found.append(Timed(instruction.name, shape, times, made * times, moved * times, op_name, beside))
     return found
 
 
@@ -86,18 +98,22 @@ def _bytes(walked: Walk, computation: Computation, instruction: Instruction) -> 
     operands = [computation.operand(instruction, n) for n in range(len(instruction.operands))]
     if instruction.opcode == "fusion":
         inner = walked.module.computations[next(iter(_calls(instruction)))]
-        read = sum(
-            _read(walked, inner, parameter, operands[number].shape)
-            for number, parameter in inner.parameters.items()
-            if number < len(operands)
-        )
-        return read + _written(inner, instruction.shape)
+        kept, beside = _apart(instruction.shape.leaves)
+        read = 0.0
+        for number, parameter in inner.parameters.items():
+            shape = str(operands[number].shape)
+            if shape in beside:
+                beside.remove(shape)
+            else:
+                read += _read(walked, inner, parameter, operands[number].shape)
+        return read + _written(inner, instruction.shape, kept)
     if instruction.opcode in _SLICES:
         return 2 * _memory(instruction.shape)
     if instruction.opcode == "dynamic-update-slice":
         return 2 * _memory(operands[1].shape)
-    if instruction.opcode == "copy-start":
-        return 2 * _memory(operands[0].shape)
+    if instruction.opcode in _TRANSFERS:  # the result is (to, from, counter) of a copy, (from, to, counter) of a slice
+        to = instruction.shape.leaves[0 if instruction.opcode == "copy-start" else 1]
+        return to.padded_bytes * ((to.space == 0) + (operands[0].shape.leaves[0].space == 0))
     reads = 0.0 if instruction.opcode in ("broadcast", "iota") else sum(_memory(o.shape) for o in operands)
     return reads + _memory(instruction.shape)
 
@@ -133,12 +149,21 @@ def _read(walked: Walk, inner: Computation, parameter: Instruction, shape: Shape
     return min(part, whole)
 
 
-def _written(inner: Computation, shape: Shape) -> float:
+def _apart(leaves: tuple[Shape, ...]) -> tuple[int, list[str]]:
+    """A fusion with a step of a collective beside it returns its own results, then the collective's shard, its array
+    twice and its counters, the first of them s32[2]: how many results are its own, and the shapes of the others."""
+    for number, leaf in enumerate(leaves):
+        if leaf.dtype == "s32" and leaf.dims == (2,) and number >= 3 and len(leaves) > number + 1:
+            return number - 3, [str(other) for other in leaves[number - 3 :]]
+    return len(leaves), []
+
+
+def _written(inner: Computation, shape: Shape, kept: int) -> float:
     roots = [inner.root]
     if inner.root.opcode == "tuple":
         roots = [inner.operand(inner.root, n) for n in range(len(inner.root.operands))]
     total = 0.0
-    for root, leaf in zip(roots, shape.leaves if len(roots) == len(shape.leaves) else [shape], strict=False):
+    for root, leaf in zip(roots[:kept], shape.leaves if len(roots) == len(shape.leaves) else [shape], strict=False):
         made = root
         while made.opcode in _THROUGH and made.operands:
             made = inner.operand(made, 0)

@@ -3,7 +3,7 @@
 import pytest
 
 from raexla.plan.hlo.text import parse
-from raexla.plan.hlo.timing import timed
+from raexla.plan.hlo.timing import Timed, program_seconds, timed
 from raexla.plan.hlo.walk import walk
 
 LOOP = """HloModule m, is_scheduled=true
@@ -102,3 +102,52 @@ ENTRY %main (a: f32[8,128]) -> f32[8,128] {
 """
     (found,) = timed(walk(parse(text)), {"k": 1000.0})
     assert found.flops == 1000.0
+
+
+def test_a_transfer_to_the_die_runs_beside_the_rest():
+    text = """HloModule m, is_scheduled=true
+
+ENTRY %main (a: f32[8,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %s = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]) copy-start(%a)
+  %d = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%s)
+  ROOT %far = f32[8,128]{1,0:T(8,128)} negate(%d)
+}
+"""
+    start, far = timed(walk(parse(text)))
+    assert start.beside
+    assert start.bytes == 8 * 128 * 4
+    assert not far.beside
+    assert far.bytes == 8 * 128 * 4
+
+
+def test_a_step_takes_its_instructions_in_turn_or_all_its_bytes():
+    product = Timed("p", "", 1, flops=100.0, bytes=10.0, op_name="")
+    beside = Timed("c", "", 1, flops=0.0, bytes=50.0, op_name="", beside=True)
+    assert program_seconds([product, beside], 10.0, 10.0) == 10.0
+    assert program_seconds([product, beside], 1000.0, 10.0) == 6.0
+
+
+def test_a_collective_beside_a_fusion_takes_links_and_no_bandwidth():
+    text = """HloModule m, is_scheduled=true
+
+%inner (p0: f32[8,128], p1: f32[64,128]) -> (f32[8,128], f32[8,128], f32[64,128], f32[64,128], s32[2], u32[]) {
+  %p0 = f32[8,128]{1,0} parameter(0)
+  %p1 = f32[64,128]{1,0} parameter(1)
+  %n = f32[8,128]{1,0} negate(%p0)
+  %i = s32[2]{0} iota(), iota_dimension=0
+  %u = u32[] constant(0)
+  ROOT %r = (f32[8,128]{1,0}, f32[8,128]{1,0}, f32[64,128]{1,0}, f32[64,128]{1,0}, s32[2]{0}, u32[]) \
+tuple(%n, %n, %p1, %p1, %i, %u)
+}
+
+ENTRY %main (a: f32[8,128], b: f32[64,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %b = f32[64,128]{1,0} parameter(1)
+  %f = (f32[8,128]{1,0}, f32[8,128]{1,0}, f32[64,128]{1,0}, f32[64,128]{1,0}, s32[2]{0}, u32[]) \
+fusion(%a, %b), kind=kLoop, calls=%inner
+  ROOT %g = f32[8,128]{1,0} get-tuple-element(%f), index=0
+}
+"""
+    (found,) = timed(walk(parse(text)))
+    assert found.bytes == 8 * 128 * 4  # what it writes; its operand has the shard's shape and counts as the shard
