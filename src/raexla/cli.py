@@ -145,15 +145,35 @@ def plan(
     overrides: SetOption = None,
     slices: Annotated[int, typer.Option("--slices", min=1, help="Equal slices; mesh.data runs between them.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Closed forms only, no compiler: seconds.")] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Try meshes, remat, accumulation in closed form; rank what fits.")
+    ] = False,
+    batches: Annotated[
+        list[int] | None,
+        typer.Option("--batch", min=1, metavar="N", help="With --sweep: a global batch to try. May be repeated."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="With --sweep: rows of the table.")] = 12,
+    phase: Annotated[str | None, typer.Option("--phase", help="Of a decoder's training; else the heaviest.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write the plan as a page.")] = None,
+    hlo: Annotated[Path | None, typer.Option("--hlo", metavar="FILE", help="Keep the optimised program.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Values for a program.")] = False,
 ) -> None:
-    """Say whether a recipe fits a TPU slice, and how fast it would train: estimates that have met no TPU."""
+    """Say whether a recipe fits a TPU slice, and how fast it would train: estimates that have met no TPU.
+
+    Without --quick its training step is compiled by the TPU compiler, ahead of time (minutes; needs the extra `plan`).
+    """
     import json
 
-    from raexla.plan.report import lines
+    if sweep:
+        from raexla.plan.sweep import sweep_recipe
+
+        tried = sweep_recipe(load_recipe(recipe, overrides), str(recipe), topology, slices, batches or (), phase)
+        typer.echo(json.dumps(tried.as_dict(), indent=2) if as_json else "\n".join(tried.lines(top)))
+        return
+    from raexla.plan.text import lines
     from raexla.plan.verb import plan_recipe
 
-    found = plan_recipe(load_recipe(recipe, overrides), str(recipe), topology, slices, quick)
+    found = plan_recipe(load_recipe(recipe, overrides), str(recipe), topology, slices, quick, phase, hlo, html)
     typer.echo(json.dumps(found.as_dict(), indent=2) if as_json else "\n".join(lines(found)))
 
 

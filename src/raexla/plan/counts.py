@@ -47,6 +47,10 @@ class Counts:
     """What the backward pass reads, per sample of the global batch (mean over kinds of samples)."""
     phase: str = "train"
     """The phase of training that was counted."""
+    stream_bytes_per_image: float = 0.0
+    """Of all trained blocks' outputs (bf16), per sample: what a tensor axis adds up between its chips."""
+    heads: tuple[int, ...] = ()
+    """Of the attentions that a tensor axis splits: it has to divide each."""
 
     @property
     def model_flops(self) -> float:

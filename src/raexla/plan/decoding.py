@@ -80,7 +80,11 @@ def count_decoder(recipe: DecoderTrainingRecipe, phase: str | None = None) -> Co
         heads = head_parameters(recipe.critic, latent.channels)
         parts.append(Part("critic features", own, False, False, 0.0, work.get("features", 0.0)))
         parts.append(Part("critic heads", heads, True, False, 0.0, work.get("heads", 0.0)))
-    return Counts(tuple(parts), rows, recipe.train.total_steps, _kept(recipe, latent, phase), phase)
+    width, depth, heads, _ = drawn.shape
+    grid = drawn.grid or latent.grid
+    stream = 2.0 * depth * width * (grid[0] * grid[1] + 1)
+    kept = _kept(recipe, latent, phase)
+    return Counts(tuple(parts), rows, recipe.train.total_steps, kept, phase, stream, (heads,))
 
 
 def _kept(recipe: DecoderTrainingRecipe, latent: Latent, phase: str) -> dict[str, float]:

@@ -262,7 +262,12 @@ def _declared(instruction: Instruction) -> int | None:
 
 
 def lines(facts: ProgramFacts, model_flops: float | None = None, most: int = 8) -> list[str]:
-    """For a person.
+    """For a person; see `work_lines`."""
+    return [*work_lines(facts, model_flops, most), *memory_lines(facts, most)]
+
+
+def work_lines(facts: ProgramFacts, model_flops: float | None = None, most: int = 8) -> list[str]:
+    """Matrix products and what is sent, for a person.
 
     Args:
         model_flops: of one chip in a step, to name what the program does beyond them.
@@ -287,18 +292,23 @@ def lines(facts: ProgramFacts, model_flops: float | None = None, most: int = 8) 
         where = " ".join(part for part in (scope(one.op_name), one.source) if part)
         often = f" x {one.times}" if one.times > 1 else ""
         out.append(f"    {_bytes(one.total):>10}  {one.kind} {one.shape}{often} {where}".rstrip())
+    return out
+
+
+def memory_lines(facts: ProgramFacts, most: int = 8) -> list[str]:
+    """What stands in memory at the fullest moment, for a person."""
     standing = {name: size for name, size in facts.arguments.items() if size}
-    out.append(f"  memory at the fullest moment ({facts.peak.at}): {_bytes(facts.peak_bytes)}")
+    out = [f"  memory at the fullest moment ({facts.peak.at}): {_bytes(facts.peak_bytes)}"]
     for name, size in standing.items():
         out.append(f"    {_bytes(size):>10}  {name}")
     out.append(f"    {_bytes(facts.peak.bytes):>10}  activations and temporaries, of which")
-    for shape, count, size, where in _alike(facts.temporaries)[:most]:
+    for shape, count, size, where in alike(facts.temporaries)[:most]:
         many = f"{count} x " if count > 1 else ""
         out.append(f"      {_bytes(size):>10}  {many}{shape} {where}".rstrip())
     return out
 
 
-def _alike(buffers: Sequence[Buffer]) -> list[tuple[str, int, int, str]]:
+def alike(buffers: Sequence[Buffer]) -> list[tuple[str, int, int, str]]:
     """Shape, count, bytes together and where from, of buffers that differ in nothing else; the largest first."""
     found: dict[tuple[str, str], list[int]] = {}
     for buffer in buffers:

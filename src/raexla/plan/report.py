@@ -1,4 +1,4 @@
-"""What a plan says, as lines for a person and as values for a program."""
+"""What a plan says, as values: for a program (`as_dict`), for the text (`text.py`) and the page (`page.py`)."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,7 +7,10 @@ from typing import Any
 from raexla.plan.analytic import Counts, Memory
 from raexla.plan.compiler import Compiled
 from raexla.plan.estimate import Estimate
+from raexla.plan.intake import Intake, checkpoint_gib
+from raexla.plan.program import ProgramFacts
 from raexla.plan.slices import GIB, Slice
+from raexla.plan.waste import by_network, run_again
 
 CAVEAT = "Estimates: none of these figures has met a TPU."
 USABLE = 0.95
@@ -16,8 +19,11 @@ USABLE = 0.95
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that was found about a recipe on a slice. `compiled` is None in a quick plan; `refused_gib` is what
-    the compiler would have needed where it found no way to fit."""
+    """Everything that was found about a recipe on a slice.
+
+    compiled, facts: None in a quick plan. refused_gib: what the compiler would have needed where it found no way to
+    fit.
+    """
 
     recipe: str
     where: Slice
@@ -25,7 +31,9 @@ class Plan:
     counts: Counts
     memory: Memory
     estimate: Estimate
+    intake: Intake
     compiled: Compiled | None = None
+    facts: ProgramFacts | None = None
     refused_gib: float | None = None
 
     @property
@@ -42,86 +50,87 @@ class Plan:
             return False
         return self.peak_hbm_gib <= USABLE * self.where.chip.hbm_gib
 
+    @property
+    def images_per_second(self) -> float:
+        """Of all chips."""
+        return self.estimate.images_per_second_per_chip * self.where.chips
+
+    @property
+    def standing_gib(self) -> dict[str, float]:
+        """GiB a chip by part: of the compiled program at its fullest moment, else in closed form. Their sum is
+        `peak_hbm_gib`, except where the compiler refused."""
+        if self.compiled is not None and self.facts is not None:
+            held = {_ARGUMENTS[name]: size / GIB for name, size in self.facts.arguments.items()}
+            rest = self.compiled.peak_gib - sum(held.values())
+            found = {**held, "activations and temporaries": max(rest, 0.0)}
+        else:
+            memory = self.memory
+            found = {
+                "weights (float32)": memory.weights,
+                "gradients": memory.gradients,
+                "AdamW's two moments": memory.optimiser,
+                "moving averages": memory.averages,
+                "frozen networks": memory.frozen,
+                **{f"activations: {name}": size for name, size in memory.activations.items()},
+            }
+        return {name: size for name, size in found.items() if size >= 0.005}
+
+    @property
+    def waste(self) -> float | None:
+        """FLOPs of the compiled program's products over the recipe's own, minus 1; what it runs again included."""
+        if self.facts is None:
+            return None
+        return self.facts.product_flops * self.where.chips / self.counts.step_flops - 1
+
     def as_dict(self) -> dict[str, Any]:
         """JSON values; the keys `fits`, `peak_hbm_gib`, `mfu`, `step_seconds` and `images_per_second_per_chip` stay."""
-        made = self.compiled
+        made, facts, guess = self.compiled, self.facts, self.estimate
         return {
             "recipe": self.recipe,
             "topology": self.where.name,
             "chips": self.where.chips,
             "mesh": dict(self.mesh),
+            "phase": self.counts.phase,
             "fits": self.fits,
             "peak_hbm_gib": self.peak_hbm_gib,
             "hbm_gib": self.where.chip.hbm_gib,
-            "mfu": self.estimate.mfu,
-            "step_seconds": self.estimate.step_seconds,
-            "images_per_second_per_chip": self.estimate.images_per_second_per_chip,
-            "images_per_second": self.estimate.images_per_second_per_chip * self.where.chips,
-            "days": self.estimate.days,
-            "chip_hours": self.estimate.chip_hours,
-            "limit": self.estimate.limit,
+            "hbm_by_part_gib": self.standing_gib,
+            "mfu": guess.mfu,
+            "step_seconds": guess.step_seconds,
+            "seconds_by_term": guess.terms,
+            "images_per_second_per_chip": guess.images_per_second_per_chip,
+            "images_per_second": self.images_per_second,
+            "days": guess.days,
+            "chip_hours": guess.chip_hours,
+            "limit": guess.limit,
             "parts": [asdict(part) for part in self.counts.parts],
             "model_flops_per_step": self.counts.model_flops,
+            "waste": self.waste,
             "memory_gib": asdict(self.memory),
+            "input": {
+                "hosts": self.where.hosts,
+                "samples_per_second_per_host": self.images_per_second / self.where.hosts,
+                "bytes_per_second": self.images_per_second * self.intake.sample_bytes,
+                "bytes_per_second_per_host": self.images_per_second * self.intake.sample_bytes / self.where.hosts,
+                "assumed": self.intake.said,
+            },
             "checkpoint_gib": checkpoint_gib(self.counts),
             "compiler": None if made is None else {k: v for k, v in asdict(made).items() if k != "hlo"},
-            "estimate": asdict(self.estimate),
+            "program": None
+            if facts is None
+            else {**facts.as_dict(), "flops_by_network": by_network(facts), "run_again": run_again(facts)},
+            "refused_gib": self.refused_gib,
+            "estimate": asdict(guess),
             "caveat": CAVEAT,
         }
 
 
-def checkpoint_gib(counts: Counts) -> float:
-    """Masters, two moments and averages of what is trained."""
-    numbers = sum(part.parameters * (3 + part.averaged) for part in counts.parts if part.trained)
-    return 4 * numbers / GIB
-
-
-def lines(plan: Plan) -> list[str]:
-    """For a person."""
-    counts, guess, where = plan.counts, plan.estimate, plan.where
-    mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
-    out = [
-        f"{plan.recipe} on {where.name}: {where.chips} chips, {mesh}",
-        "",
-        "  part              parameters   PFLOP/step",
-    ]
-    for part in counts.parts:
-        note = "" if part.trained else "  frozen"
-        out.append(f"  {part.name:<16} {part.parameters / 1e9:9.3f} B   {part.model_flops / 1e15:10.3f}{note}")
-    out.append(
-        f"  {'together':<16} {sum(p.parameters for p in counts.parts) / 1e9:9.3f} B   {counts.model_flops / 1e15:10.3f}"
-    )
-    memory = plan.memory
-    standing = {
-        "weights (float32)": memory.weights,
-        "gradients": memory.gradients,
-        "AdamW's two moments": memory.optimiser,
-        "moving averages": memory.averages,
-        "frozen networks": memory.frozen,
-        **{f"activations: {name}": size for name, size in memory.activations.items()},
-    }
-    out += ["", "  GiB a chip, in closed form (an upper bound: everything at once)"]
-    out += [f"  {name:<28} {size:8.2f}" for name, size in standing.items() if size >= 0.005]
-    out.append(f"  {'together':<28} {memory.total:8.2f} of {where.chip.hbm_gib:g}")
-    if plan.compiled is not None:
-        made = plan.compiled
-        out += [
-            "",
-            f"  compiled in {made.seconds:.0f} s: peak {made.peak_gib:.2f} GiB a chip "
-            f"(arguments {made.arguments_gib:.2f}, temporaries {made.temporaries_gib:.2f})",
-        ]
-    if plan.refused_gib is not None:
-        out += ["", f"  the compiler finds no way to fit: {plan.refused_gib:.1f} GiB needed"]
-    rate = guess.images_per_second_per_chip
-    verdict = "fits" if plan.fits else "DOES NOT FIT"
-    out += [
-        "",
-        f"  {verdict}: {plan.peak_hbm_gib:.1f} GiB of {where.chip.hbm_gib:g} a chip",
-        f"  {guess.step_seconds:.2f} s a step, MFU {guess.mfu:.0%}, "
-        f"{rate:.1f} images/s a chip ({rate * where.chips:,.0f}/s together); longest: {guess.limit}",
-        f"  {counts.steps:,} steps: {guess.days:.1f} days, {guess.chip_hours:,.0f} chip-hours; "
-        f"a checkpoint is {checkpoint_gib(counts):.0f} GiB",
-        f"  assumed: {', '.join(f'{name} {value:g}' for name, value in guess.assumptions.items())}",
-        f"  {CAVEAT}",
-    ]
-    return out
+_ARGUMENTS = {
+    "weights": "weights",
+    "optimiser": "optimiser",
+    "averages": "moving averages",
+    "frozen": "frozen networks",
+    "batch": "batch",
+    "constants": "constants",
+}
+"""Parts of a program's arguments (`program.PARTS`) -> their names in a table."""

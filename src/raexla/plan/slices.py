@@ -96,12 +96,21 @@ class Slice:
         """bf16 FLOP/s of all chips."""
         return self.chip.bf16_flops * self.chips
 
+    def closed(self, dim: int) -> bool:
+        """Whether the chips along a dim of the shape form a ring."""
+        return self.shape[dim] % _WHOLE_AXIS[self.chip.name] == 0
+
+    @property
+    def hosts(self) -> int:
+        """Machines that feed the chips: of four chips each; v5e and v6e slices of up to eight have one."""
+        alone = self.chip.dims == 2 and self.chips_in_slice <= 8
+        return self.slices * (1 if alone else -(-self.chips_in_slice // 4))
+
     @property
     def ring_bandwidth(self) -> float:
         """Bytes/s that a chip can send while an all-gather or reduce-scatter runs over the whole slice, all its links
         at work: two for each axis that is closed to a ring, one for an open axis of more than one chip."""
-        whole = _WHOLE_AXIS[self.chip.name]
-        links = sum(2 if size % whole == 0 else 1 for size in self.shape if size > 1)
+        links = sum(2 if self.closed(dim) else 1 for dim, size in enumerate(self.shape) if size > 1)
         return links * self.chip.link_bandwidth
 
     @property
@@ -111,4 +120,4 @@ class Slice:
         if longest == 1:
             return math.inf
         crossing = self.chips_in_slice // longest
-        return crossing * self.chip.link_bandwidth * (2 if longest % _WHOLE_AXIS[self.chip.name] == 0 else 1)
+        return crossing * self.chip.link_bandwidth * (2 if self.closed(self.shape.index(longest)) else 1)

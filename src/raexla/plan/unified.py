@@ -90,7 +90,12 @@ def count_unified(recipe: UnifiedStage) -> Counts:
         chunks = recipe.losses.language_chunks
         logits = images * most / chunks_of(chunks, lengths[0], most) + asked * lengths[1] / chunks
         kept = {"language model": sum(tokens) / rows, "logits": logits * llm.vocab_size * 10.0 / rows, **kept}
-    return Counts(parts, rows, recipe.train.total_steps, kept)
+    sequences = images * lengths[0] + asked * lengths[1]
+    ways = _ways(dit)
+    stream = 2.0 * images * times * patches * sum(depth * width for width, depth, _ in ways)
+    stream += 2.0 * llm.num_hidden_layers * width * sequences
+    heads = (llm.num_attention_heads, llm.num_key_value_heads, *(heads for _, _, heads in ways))
+    return Counts(parts, rows, recipe.train.total_steps, kept, stream_bytes_per_image=stream / rows, heads=heads)
 
 
 def _frozen(name: str, latent: Latent, images: float) -> Part:
@@ -108,12 +113,15 @@ def _llm_bytes(config: Any, length: int, runtime: RuntimeRecipe) -> float:
 
 def _dit_bytes(recipe: DiTRecipe, tokens: int, runtime: RuntimeRecipe) -> float:
     """The same for all tokens of one noisy latent; a DiT's blocks have bf16 inputs."""
-    ways = [(recipe.width, recipe.depth, recipe.heads)]
-    if recipe.head is not None:
-        ways.append((recipe.head.width, recipe.head.depth, recipe.head.heads))
     total = 0.0
-    for width, depth, heads in ways:
+    for width, depth, heads in _ways(recipe):
         mlp = swiglu_width(width)
         read, linears = 2 * (16 * width + 4 * mlp), 2 * (12 * width + 2 * mlp)
         total += kept_of(depth, tokens, heads, read, linears, 2 * width, runtime)
     return total
+
+
+def _ways(recipe: DiTRecipe) -> list[tuple[int, int, int]]:
+    """Width, depth and heads of a DiT's trunk and, if it has one, its head."""
+    trunk = (recipe.width, recipe.depth, recipe.heads)
+    return [trunk] if recipe.head is None else [trunk, (recipe.head.width, recipe.head.depth, recipe.head.heads)]
