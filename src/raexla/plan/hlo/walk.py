@@ -50,7 +50,7 @@ def walk(module: Module) -> Walk:
     times[module.entry.name] = 1
     inside = set[str]()
     loops = []
-    for computation in reversed(module.computations.values()):  # callers stand behind what they call
+    for computation in reversed(list(module.computations.values())):  # callers stand behind what they call
         here = times[computation.name]
         if not here:
             continue
