@@ -24,7 +24,7 @@ class Assumptions:
     matmul_efficiency: float = 0.75
     """Of the peak that bf16 matrix products of these sizes reach, all that stands between them included."""
     hbm_efficiency: float = 0.8
-    """Of the memory's bandwidth that instructions which it binds reach; of compiled programs only."""
+    """Of the memory's bandwidth that what it binds reaches."""
     link_efficiency: float = 0.8
     """Of the links' bandwidth that collectives reach."""
     overlap: float = 0.9
@@ -42,7 +42,7 @@ class Estimate:
     compute: float
     """Matrix products."""
     memory: float
-    """What instructions that wait for memory take beyond their products; 0 in closed form, which doesn't know them."""
+    """What instructions that wait for memory take beyond their products; in closed form only the optimiser's."""
     collectives: float
     across_slices: float
     hidden: float
@@ -71,7 +71,9 @@ def estimate(
 
     Trained parameters are gathered twice for each micro-batch (forward and backward, bf16) and their gradients
     scattered once (float32); over all three dims of a torus both cost twice the bytes. Between copies gradients are
-    added up (float32). A tensor axis adds up each block's output four times (bf16).
+    added up (float32). A tensor axis adds up each block's output four times (bf16). Of what waits for memory only the
+    optimiser's numbers are counted: 28 bytes of a parameter are read and written in an update, 12 more to add each
+    further micro-batch's gradient.
 
     Raises:
         UserError: a mesh whose axes don't lie within the slices.
@@ -79,8 +81,10 @@ def estimate(
     assume = assume or Assumptions()
     compute = counts.step_flops * (1 + assume.recompute) / (where.peak_flops * assume.matmul_efficiency)
     inside, across = seconds_on_links(_closed(counts, where, mesh, accumulate), where, mesh, assume.link_efficiency)
+    held = counts.gathered_parameters / (mesh["fsdp"] * mesh["tensor"])
+    memory = held * (28 + 12 * (accumulate - 1)) / (where.chip.hbm_bandwidth * assume.hbm_efficiency)
     hidden = min(assume.overlap * (inside + across), compute)
-    return _made(counts, where, assume, "closed form", (compute, 0.0, inside, across, hidden))
+    return _made(counts, where, assume, "closed form", (compute, memory, inside, across, hidden))
 
 
 def _closed(counts: Counts, where: Slice, mesh: Mapping[str, int], accumulate: int) -> Sequence[Sent]:

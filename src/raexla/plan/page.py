@@ -66,6 +66,8 @@ def render(plan: Plan) -> str:
 def _headline(plan: Plan) -> list[tuple[str, str, str]]:
     guess, chip = plan.estimate, plan.where.chip
     rate = plan.images_per_second
+    trained = sum(part.parameters for part in plan.counts.parts if part.trained)
+    frozen = sum(part.parameters for part in plan.counts.parts if not part.trained)
     bound = "the compiled program's" if plan.compiled is not None else "an upper bound, in closed form"
     return [
         (
@@ -88,10 +90,11 @@ def _headline(plan: Plan) -> list[tuple[str, str, str]]:
         (
             f"{size_text(rate * plan.intake.sample_bytes)}/s",
             "of input",
-            f"{size_text(rate * plan.intake.sample_bytes / plan.where.hosts)}/s on each of {plan.where.hosts} hosts "
+            f"{size_text(rate * plan.intake.sample_bytes / plan.where.hosts)}/s on each of {plan.where.hosts} host(s) "
             f"({plan.intake.said})",
         ),
         (size_text(checkpoint_gib(plan.counts) * GIB), "a checkpoint", "masters, two moments, averages"),
+        (f"{trained / 1e9:.2f} B", "parameters are trained", f"{frozen / 1e9:.2f} B beside them are frozen"),
     ]
 
 

@@ -94,7 +94,9 @@ def _time(plan: Plan) -> list[str]:
     out = [f"  seconds a step, from the {guess.source}"]
     notes = {
         PRODUCTS: f"at {guess.assumptions['matmul_efficiency']:.0%} of {plan.where.chip.bf16_flops / 1e12:g} TFLOP/s",
-        MEMORY: "beyond the products: instructions that wait for it",
+        MEMORY: "beyond the products: instructions that wait for it"
+        if plan.facts is not None
+        else "the optimiser's numbers, read and written; nothing else that waits for it",
         LINKS: "collectives, before any is hidden",
     }
     for name, seconds in guess.terms.items():
@@ -103,13 +105,9 @@ def _time(plan: Plan) -> list[str]:
     if guess.hidden:
         out.append(f"  {'behind other work':<28} {-guess.hidden:8.3f}")
     out.append(f"  {'together':<28} {guess.step_seconds:8.3f}")
-    used = {name: value for name, value in guess.assumptions.items() if not _unused(name, plan)}
+    used = {name: value for name, value in guess.assumptions.items() if name != "recompute" or value}
     out.append(f"  assumed: {', '.join(f'{name} {value:g}' for name, value in used.items())}")
     return out
-
-
-def _unused(name: str, plan: Plan) -> bool:
-    return name == ("recompute" if plan.facts is not None else "hbm_efficiency")
 
 
 def _verdict(plan: Plan) -> list[str]:

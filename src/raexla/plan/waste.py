@@ -4,7 +4,8 @@ from raexla.plan.program import ProgramFacts
 
 _GRADIENT = " (gradient)"
 KERNELS = "attention kernels"
-_NETWORKS = {"mllm": "language model", "dit": "DiT", "decoder": "decoder", "critic": "critic"}
+_NETWORKS = {"mllm": "language model", "dit": "DiT", "RAECodec": "encoder", "VAECodec": "encoder"}
+"""The first part of a weight's name (of a frozen one its class) -> the network's name in a table, where they differ."""
 
 
 def run_again(facts: ProgramFacts, least: float = 0.002) -> dict[str, int]:
