@@ -12,7 +12,7 @@ from raexla.plan.intake import checkpoint_gib
 from raexla.plan.program import ProgramFacts, alike
 from raexla.plan.report import CAVEAT, Plan
 from raexla.plan.slices import GIB
-from raexla.plan.text import mesh_text, size_text
+from raexla.plan.text import mesh_text, seconds_text, size_text
 from raexla.plan.waste import by_network, run_again
 
 _MOST = 16
@@ -66,16 +66,17 @@ def render(plan: Plan) -> str:
 def _headline(plan: Plan) -> list[tuple[str, str, str]]:
     guess, chip = plan.estimate, plan.where.chip
     rate = plan.images_per_second
+    hosts, averaged = plan.where.hosts, any(part.averaged for part in plan.counts.parts)
     trained = sum(part.parameters for part in plan.counts.parts if part.trained)
     frozen = sum(part.parameters for part in plan.counts.parts if not part.trained)
     bound = "the compiled program's" if plan.compiled is not None else "an upper bound, in closed form"
     return [
         (
             "fits" if plan.fits else "does not fit",
-            f"{plan.peak_hbm_gib:.1f} of {chip.hbm_gib:g} GiB a chip",
+            f"{size_text(plan.peak_hbm_gib * GIB)} of {chip.hbm_gib:g} GiB a chip",
             bound if plan.refused_gib is None else "the compiler found no way",
         ),
-        (f"{guess.step_seconds:.2f} s", "a step", f"longest: {guess.limit}"),
+        (seconds_text(guess.step_seconds), "a step", f"longest: {guess.limit}"),
         (f"{guess.mfu:.1%}", "MFU", f"{plan.counts.model_flops / 1e15:.2f} PFLOP a step"),
         (
             f"{guess.images_per_second_per_chip:.1f}",
@@ -83,17 +84,21 @@ def _headline(plan: Plan) -> list[tuple[str, str, str]]:
             f"{rate:,.0f}/s on {plan.where.chips} chips",
         ),
         (
-            f"{guess.days:.1f} days" if guess.days >= 1 else f"{24 * guess.days:.1f} hours",
+            seconds_text(86400 * guess.days),
             f"for {plan.counts.steps:,} steps",
-            f"{guess.chip_hours:,.0f} chip-hours",
+            f"{guess.chip_hours:,.{0 if guess.chip_hours >= 10 else 2}f} chip-hours",
         ),
         (
             f"{size_text(rate * plan.intake.sample_bytes)}/s",
             "of input",
-            f"{size_text(rate * plan.intake.sample_bytes / plan.where.hosts)}/s on each of {plan.where.hosts} host(s) "
+            f"{size_text(rate * plan.intake.sample_bytes / hosts)}/s on each of {hosts} host{'s' * (hosts > 1)} "
             f"({plan.intake.said})",
         ),
-        (size_text(checkpoint_gib(plan.counts) * GIB), "a checkpoint", "masters, two moments, averages"),
+        (
+            size_text(checkpoint_gib(plan.counts) * GIB),
+            "a checkpoint",
+            "weights, two moments" + ", averages" * averaged,
+        ),
         (f"{trained / 1e9:.2f} B", "parameters are trained", f"{frozen / 1e9:.2f} B beside them are frozen"),
     ]
 

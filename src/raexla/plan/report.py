@@ -73,7 +73,8 @@ class Plan:
                 "frozen networks": memory.frozen,
                 **{f"activations: {name}": size for name, size in memory.activations.items()},
             }
-        return {name: size for name, size in found.items() if size >= 0.005}
+        least = sum(found.values()) / 2000  # what no bar would show
+        return {name: size for name, size in found.items() if size > least}
 
     @property
     def waste(self) -> float | None:

@@ -26,38 +26,44 @@ def mesh_text(plan: Plan) -> str:
 
 def _parts(plan: Plan) -> list[str]:
     counts = plan.counts
-    out = [f"  {'network':<24} {'parameters':>12} {'PFLOP/step':>12}"]
+    scale, unit = scale_of(counts.step_flops, (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
+    total = sum(part.parameters for part in counts.parts)
+    size, letter = scale_of(total, (1e9, "B"), (1e6, "M"))
+    out = [f"  {'network':<24} {'parameters':>12} {unit + '/step':>12}"]
     for part in counts.parts:
         note = "" if part.trained else "  frozen"
-        out.append(f"  {part.name:<24} {part.parameters / 1e9:10.3f} B {part.step_flops / 1e15:12.3f}{note}")
-    total = sum(part.parameters for part in counts.parts)
-    out.append(f"  {'together':<24} {total / 1e9:10.3f} B {counts.step_flops / 1e15:12.3f}")
+        out.append(f"  {part.name:<24} {part.parameters / size:10.3f} {letter} {part.step_flops / scale:12.3f}{note}")
+    out.append(f"  {'together':<24} {total / size:10.3f} {letter} {counts.step_flops / scale:12.3f}")
     judging = counts.step_flops - counts.model_flops
     if judging:
-        out.append(f"  {judging / 1e15:.3f} of it only judges and is not in MFU")
+        out.append(f"  {judging / scale:.3f} of it only judges and is not in MFU")
     if counts.repeated_flops:
         more = counts.repeated_flops / counts.step_flops
-        out.append(f"  {counts.repeated_flops / 1e15:.3f} more ({more:.0%}) are run again backward (runtime.remat)")
+        out.append(f"  {counts.repeated_flops / scale:.3f} more ({more:.0%}) are run again backward (runtime.remat)")
     return out
 
 
 def _memory(plan: Plan) -> list[str]:
     chip = plan.where.chip
     if plan.compiled is not None:
-        head = "GiB a chip at the compiled step's fullest moment"
+        head = "of a chip at the compiled step's fullest moment"
     else:
-        head = "GiB a chip, in closed form (an upper bound: everything at once)"
-    out = [f"  {head}"]
+        head = "of a chip, in closed form (an upper bound: everything at once)"
     standing = plan.standing_gib
-    for name, size in standing.items():
-        out.append(f"  {name:<28} {size:8.2f}  {'#' * round(BAR * size / chip.hbm_gib)}".rstrip())
     together = sum(standing.values())
-    out.append(f"  {'together':<28} {together:8.2f} of {chip.hbm_gib:g}, {together / chip.hbm_gib:.0%}")
+    scale, unit = scale_of(together, (1.0, "GiB"), (1 / 1024, "MiB"))
+    out = [f"  {unit} {head}"]
+    for name, size in standing.items():
+        out.append(f"  {name:<28} {size / scale:8.2f}  {'#' * round(BAR * size / chip.hbm_gib)}".rstrip())
+    out.append(
+        f"  {'together':<28} {together / scale:8.2f} of {chip.hbm_gib / scale:,g}, {together / chip.hbm_gib:.1%}"
+    )
     if plan.compiled is not None:
         made = plan.compiled
         out.append(
-            f"  compiled in {made.seconds:.0f} s; allocated: arguments {made.arguments_gib:.2f}, temporaries "
-            f"{made.temporaries_gib:.2f} with the gaps between buffers (closed form: {plan.memory.total:.2f})"
+            f"  compiled in {made.seconds:.0f} s; allocated: arguments {made.arguments_gib / scale:.2f}, "
+            f"temporaries {made.temporaries_gib / scale:.2f} with the gaps between buffers "
+            f"(closed form: {plan.memory.total / scale:.2f})"
         )
     if plan.refused_gib is not None:
         out.append(f"  the compiler finds no way to fit: it needs {plan.refused_gib:.1f} GiB")
@@ -91,7 +97,9 @@ def _waste(plan: Plan, facts: ProgramFacts) -> list[str]:
 
 def _time(plan: Plan) -> list[str]:
     guess = plan.estimate
-    out = [f"  seconds a step, from the {guess.source}"]
+    scale, unit = scale_of(guess.step_seconds, (0.1, "seconds"), (0.0, "milliseconds"))
+    scale = 1.0 if unit == "seconds" else 1e-3
+    out = [f"  {unit} a step, from the {guess.source}"]
     notes = {
         PRODUCTS: f"at {guess.assumptions['matmul_efficiency']:.0%} of {plan.where.chip.bf16_flops / 1e12:g} TFLOP/s",
         MEMORY: "beyond the products: instructions that wait for it"
@@ -101,10 +109,10 @@ def _time(plan: Plan) -> list[str]:
     }
     for name, seconds in guess.terms.items():
         if seconds > 0:
-            out.append(f"  {name:<28} {seconds:8.3f}  {notes.get(name, '')}".rstrip())
+            out.append(f"  {name:<28} {seconds / scale:8.3f}  {notes.get(name, '')}".rstrip())
     if guess.hidden:
-        out.append(f"  {'behind other work':<28} {-guess.hidden:8.3f}")
-    out.append(f"  {'together':<28} {guess.step_seconds:8.3f}")
+        out.append(f"  {'behind other work':<28} {-guess.hidden / scale:8.3f}")
+    out.append(f"  {'together':<28} {guess.step_seconds / scale:8.3f}")
     used = {name: value for name, value in guess.assumptions.items() if name != "recompute" or value}
     out.append(f"  assumed: {', '.join(f'{name} {value:g}' for name, value in used.items())}")
     return out
@@ -116,15 +124,30 @@ def _verdict(plan: Plan) -> list[str]:
     eaten = rate * plan.intake.sample_bytes
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     return [
-        f"  {verdict}: {plan.peak_hbm_gib:.1f} GiB of {plan.where.chip.hbm_gib:g} a chip",
-        f"  {guess.step_seconds:.2f} s a step, MFU {guess.mfu:.1%}, {rate / chips:.1f} images/s a chip "
+        f"  {verdict}: {size_text(plan.peak_hbm_gib * 2**30)} of {plan.where.chip.hbm_gib:g} GiB a chip",
+        f"  {seconds_text(guess.step_seconds)} a step, MFU {guess.mfu:.1%}, {rate / chips:,.1f} images/s a chip "
         f"({rate:,.0f}/s together); longest: {guess.limit}",
-        f"  {plan.counts.steps:,} steps: {guess.days:.1f} days, {guess.chip_hours:,.0f} chip-hours; "
+        f"  {plan.counts.steps:,} steps: {seconds_text(86400 * guess.days)}, {guess.chip_hours:,.{0 if guess.chip_hours >= 10 else 2}f} chip-hours; "
         f"a checkpoint is {size_text(checkpoint_gib(plan.counts) * 2**30)}",
         f"  input: {size_text(eaten)}/s together; each of {hosts} host{'s' if hosts > 1 else ''} reads "
         f"{size_text(eaten / hosts)}/s and decodes {rate / hosts:,.0f} samples/s ({plan.intake.said})",
         f"  {CAVEAT}",
     ]
+
+
+def scale_of(largest: float, *units: tuple[float, str]) -> tuple[float, str]:
+    """The first unit (its size and name) that `largest` reaches, else the last."""
+    return next((unit for unit in units if largest >= unit[0]), units[-1])
+
+
+def seconds_text(seconds: float) -> str:
+    """`3.1 ms`, `1.21 s`, `5.0 minutes`, `6.2 hours`, `1.1 days`."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.2f} ms"
+    if seconds < 120:
+        return f"{seconds:.2f} s"
+    size, name = scale_of(seconds, (86400, "days"), (7200, "hours"), (60, "minutes"))
+    return f"{seconds / (3600 if name == 'hours' else size):.1f} {name}"
 
 
 def size_text(count: float) -> str:
