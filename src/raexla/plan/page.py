@@ -12,7 +12,7 @@ from raexla.plan.intake import checkpoint_gib
 from raexla.plan.program import ProgramFacts, alike
 from raexla.plan.report import CAVEAT, Plan
 from raexla.plan.slices import GIB
-from raexla.plan.text import mesh_text, seconds_text, size_text
+from raexla.plan.text import hours_text, mesh_text, seconds_text, size_text
 from raexla.plan.waste import by_network, run_again
 
 _MOST = 16
@@ -86,7 +86,7 @@ def _headline(plan: Plan) -> list[tuple[str, str, str]]:
         (
             seconds_text(86400 * guess.days),
             f"for {plan.counts.steps:,} steps",
-            f"{guess.chip_hours:,.{0 if guess.chip_hours >= 10 else 2}f} chip-hours",
+            f"{hours_text(guess.chip_hours)} chip-hours",
         ),
         (
             f"{size_text(rate * plan.intake.sample_bytes)}/s",

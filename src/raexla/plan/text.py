@@ -122,12 +122,13 @@ def _verdict(plan: Plan) -> list[str]:
     guess, chips, hosts = plan.estimate, plan.where.chips, plan.where.hosts
     rate = plan.images_per_second
     eaten = rate * plan.intake.sample_bytes
+    hours = hours_text(guess.chip_hours)
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     return [
         f"  {verdict}: {size_text(plan.peak_hbm_gib * 2**30)} of {plan.where.chip.hbm_gib:g} GiB a chip",
         f"  {seconds_text(guess.step_seconds)} a step, MFU {guess.mfu:.1%}, {rate / chips:,.1f} images/s a chip "
         f"({rate:,.0f}/s together); longest: {guess.limit}",
-        f"  {plan.counts.steps:,} steps: {seconds_text(86400 * guess.days)}, {guess.chip_hours:,.{0 if guess.chip_hours >= 10 else 2}f} chip-hours; "
+        f"  {plan.counts.steps:,} steps: {seconds_text(86400 * guess.days)}, {hours} chip-hours; "
         f"a checkpoint is {size_text(checkpoint_gib(plan.counts) * 2**30)}",
         f"  input: {size_text(eaten)}/s together; each of {hosts} host{'s' if hosts > 1 else ''} reads "
         f"{size_text(eaten / hosts)}/s and decodes {rate / hosts:,.0f} samples/s ({plan.intake.said})",
@@ -148,6 +149,11 @@ def seconds_text(seconds: float) -> str:
         return f"{seconds:.2f} s"
     size, name = scale_of(seconds, (86400, "days"), (7200, "hours"), (60, "minutes"))
     return f"{seconds / (3600 if name == 'hours' else size):.1f} {name}"
+
+
+def hours_text(hours: float) -> str:
+    """`645`, `0.02`."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def size_text(count: float) -> str:
