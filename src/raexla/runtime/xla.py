@@ -217,7 +217,14 @@ class XlaRuntime:
         return self._xla.compile(function, full_graph=True)
 
     def to_host(self, tensor: Tensor) -> np.ndarray:
-        return tensor.detach().cpu().numpy()
+        if self.process_count > 1 or self._shard_shape(tensor) is None:
+            return tensor.detach().cpu().numpy()
+        self.finish()
+        whole = torch.empty(tensor.shape, dtype=tensor.dtype)  # .cpu() would compile a program each time, to gather it
+        for piece in self.local_pieces(tensor):
+            where = tuple(slice(o, o + n) for o, n in zip(piece.offset, piece.values.shape, strict=True))
+            whole[where] = piece.values
+        return whole.numpy()
 
     def reduce_gradients(self, gradients: list[Tensor]) -> list[Tensor]:
         return gradients
@@ -238,11 +245,11 @@ class XlaRuntime:
         for shard in sharded.local_shards:
             if shard.replica_id != 0:
                 continue
-            indices = shard.indices
-            whole = isinstance(indices, type(Ellipsis))
-            yield Piece(
-                (0,) * tensor.ndim if whole else tuple(int(s.start) for s in indices), shard.unpadded_data.cpu()
-            )
+            if isinstance(shard.indices, type(Ellipsis)):
+                yield Piece((0,) * tensor.ndim, shard.data.cpu())
+                continue
+            inside = tuple(slice(0, s.stop - s.start) for s in shard.indices)  # without the padding
+            yield Piece(tuple(int(s.start) for s in shard.indices), shard.data[inside].cpu())
 
     def parts(self, tensor: Tensor) -> list[Part]:
         regions = self._regions(tensor) or [tuple(slice(0, size) for size in tensor.shape)]

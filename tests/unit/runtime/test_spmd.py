@@ -52,12 +52,13 @@ def train(folder: str, devices: int, tensor: int = 1, steps: int = 6) -> dict[st
         "losses": losses,
         "compilations": compilations,
         "fallbacks": runtime.counters().fallbacks,
-        "weights": {n: runtime.to_host(p).tolist() for n, p in model.named_parameters()},
+        "weights": {n: p.detach().cpu().tolist() for n, p in model.named_parameters()},
         "ema": {n: runtime.to_host(p).tolist() for n, p in part.ema.items()},
         "assembled": {n: _assembled(runtime, p) for n, p in model.named_parameters()},
         "mesh": runtime.mesh,
         "restored": _restored(runtime, folder, devices, {**dict(model.named_parameters()), **part.state()}),
         "assigned": _assigned(runtime, model[0].weight),
+        "reading compiles": _read(runtime),
     }
 
 
@@ -93,6 +94,16 @@ def _assigned(runtime: Runtime, tensor: torch.Tensor) -> float:
     return float(runtime.to_host(tensor).mean())
 
 
+def _read(runtime: Runtime) -> int:
+    """Compilations that reading a result takes which is split by rows."""
+    rows = np.arange(32, dtype=np.float32).reshape(8, 4)
+    made = runtime.compile(lambda x: x[0] * 2)(runtime.put({"x": rows})["x"])
+    runtime.finish()
+    before = runtime.counters().compilations
+    np.testing.assert_array_equal(runtime.to_host(made), rows * 2)
+    return runtime.counters().compilations - before
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("saved"))
@@ -115,6 +126,7 @@ def test_spmd_equals_eager(
             np.testing.assert_allclose(xla[kind][name], values, atol=2e-5, err_msg=f"{kind} {name}")
     assert xla["assembled"] == xla["weights"]
     assert xla["assigned"] == 3.0
+    assert xla["reading compiles"] == 0
     assert {"0", str(devices)} <= xla["restored"].keys(), "nothing was saved elsewhere"
     assert all(xla["restored"].values()), xla["restored"]
     found = latest(f"{folder}/{devices}")
