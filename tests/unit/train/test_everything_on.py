@@ -16,15 +16,16 @@ from tests.unit.train import everything
 
 STEPS = 4
 LOSSES, PARAMETERS = 1e-4, 2e-4
-#: Loops everywhere, one case each way of rematerialisation, and bfloat16.
+#: Loops everywhere, one case each way of rematerialisation, and bfloat16; each half a minute.
 ALL_ON: dict[str, Any] = {
     "selective": ((2, 2, 2), {"scan": True, "remat": "selective"}),
     "blocks": ((2, 2, 2), {"scan": True, "remat": "blocks"}),
     "bfloat16": ((2, 2, 2), {"scan": True, "remat": "selective", "dtype": "bfloat16"}),
 }
+CASES = ["selective", *(pytest.param(case, marks=pytest.mark.slow) for case in ("blocks", "bfloat16"))]
 MESHES = {8: [(1, 8, 1), (8, 1, 1), (1, 4, 2), (2, 2, 2)], 2: [(1, 1, 2), (1, 2, 1)]}
 WAYS = [(scan, remat) for scan in (False, True) for remat in ("none", "selective", "blocks")]
-Runs = tuple[dict[str, Any], Path]
+Runs = Callable[[str], tuple[dict[str, Any], Path]]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +40,17 @@ def plain(made: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tup
 
 @pytest.fixture(scope="module")
 def runs(made: dict[str, str], tmp_path_factory: pytest.TempPathFactory, in_process: Callable[..., Any]) -> Runs:
-    """All cases of `ALL_ON`, and the folder with their arrays."""
-    folder = tmp_path_factory.mktemp("devices-8")
-    return in_process(everything.several, made, str(folder), 8, ALL_ON, STEPS), folder
+    """A case of `ALL_ON` -> what came out of it and the file of its arrays, run once."""
+    done: dict[str, tuple[dict[str, Any], Path]] = {}
+
+    def run(case: str) -> tuple[dict[str, Any], Path]:
+        if case not in done:
+            folder = tmp_path_factory.mktemp(case)
+            found = in_process(everything.several, made, str(folder), 8, {case: ALL_ON[case]}, STEPS)
+            done[case] = found[case], folder / f"{case}.npz"
+        return done[case]
+
+    return run
 
 
 def holds(found: dict[str, Any], arrays: Path, plain: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -56,25 +65,26 @@ def holds(found: dict[str, Any], arrays: Path, plain: tuple[dict[str, Any], dict
             np.testing.assert_allclose(trained[name], value, rtol=0, atol=PARAMETERS, err_msg=name)
 
 
-@pytest.mark.parametrize("case", ["selective", "blocks"])
+@pytest.mark.parametrize("case", ["selective", pytest.param("blocks", marks=pytest.mark.slow)])
 def test_losses_and_parameters_are_those_of_plain_pytorch(case: str, runs: Runs, plain: Any) -> None:
-    found = runs[0][case]
+    found, arrays = runs(case)
     assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 2}
-    holds(found, runs[1] / f"{case}.npz", plain)
+    holds(found, arrays, plain)
     moved = [found["losses"][0] - loss for loss in found["losses"]]
     assert moved[-1] > 10 * LOSSES, "nothing was learned, so nothing was compared"
 
 
-@pytest.mark.parametrize("case", ALL_ON)
+@pytest.mark.parametrize("case", CASES)
 def test_two_steps_compile_and_no_more_and_nothing_falls_back(case: str, runs: Runs) -> None:
-    compiled = runs[0][case]["compilations"]
+    found, _ = runs(case)
+    compiled = found["compilations"]
     assert compiled[1:] == [compiled[1]] * (STEPS - 1)
-    assert runs[0][case]["fallbacks"] == {}
+    assert found["fallbacks"] == {}
 
 
-@pytest.mark.parametrize("case", ALL_ON)
+@pytest.mark.parametrize("case", CASES)
 def test_every_weight_its_average_and_its_moments_are_split(case: str, runs: Runs) -> None:
-    found = runs[0][case]
+    found, _ = runs(case)
     by_hand = {
         "mllm.llm.embed_tokens.weight": [4, 1],
         "mllm.llm.layers.1.self_attn.q_proj.weight": [4, 1],
@@ -92,8 +102,9 @@ def test_every_weight_its_average_and_its_moments_are_split(case: str, runs: Run
     assert whole == []
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_beside_float32_and_is_not_it(runs: Runs, plain: Any) -> None:
-    gap = np.abs(np.array(runs[0]["bfloat16"]["losses"]) / np.array(plain[0]["losses"]) - 1)
+    gap = np.abs(np.array(runs("bfloat16")[0]["losses"]) / np.array(plain[0]["losses"]) - 1)
     assert gap.max() < 1e-3
     assert gap.max() > 1e-6, "nothing was computed in bfloat16"
 
