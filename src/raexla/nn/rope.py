@@ -27,19 +27,15 @@ def rope_2d(grid: tuple[int, int], head_channels: int, theta: float = 10000.0) -
 
 
 def rotate_pairs(x: Tensor) -> Tensor:
-    """(a, b) -> (-b, a) on adjacent channel pairs of the last dim.
-
-    A product with a matrix of zeros and ones, which is exact: a TPU moves channels within its vectors slowly.
-    """
-    row = torch.arange(x.shape[-1], device=x.device)[:, None]
-    column = row.T
-    upper, lower = (row == column + 1) & (column % 2 == 0), (column == row + 1) & (row % 2 == 0)
-    return torch.matmul(x, lower.to(x.dtype) - upper.to(x.dtype))
+    """(a, b) -> (-b, a) on adjacent channel pairs of the last dim."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((-b, a), dim=-1).flatten(-2)
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x [B, H, N, D] by the tables [N, D]; float32 inside, x's dtype outside."""
-    return (x.float() * cos + rotate_pairs(x).float() * sin).to(x.dtype)
+    x32 = x.float()
+    return (x32 * cos + rotate_pairs(x32) * sin).to(x.dtype)
 
 
 class Rope2d(TableModule):
