@@ -117,7 +117,7 @@ def test_mllm(connector: str) -> None:
     work = llm_work(config, 9)
     assert work.total == counted(lambda: mllm.logits(mllm(tokens)))
     more = bridge_work(recipe, 32, 6, 24, 40)
-    picked = 9 * 6 * 32  # features are put at their slots by a product with zeros and ones, which isn't the model's work
+    picked = 9 * 6 * 32  # features are put at their slots by a product with zeros and ones: no work of the model
     assert work.total + more["projector"] + picked == counted(lambda: mllm.logits(mllm(tokens, slot, features)))
     hidden = torch.empty(1, 9, 32, device="meta")
     picked = 4 * 9 * 32  # and the queries' hidden states found
