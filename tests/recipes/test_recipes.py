@@ -5,6 +5,7 @@ the sizes; so recipes that don't fit each other are found without training, and 
 """
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,8 @@ def test_it_loads_and_builds_on_meta(path, tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_its_batch_divides_over_its_devices(path):
     recipe = _load(path)
-    mesh = recipe.mesh.resolve(recipe.runtime.devices or 1)
+    slice_of = re.search(r"Hardware: .*?(\d+) chips", (ROOT / path).read_text(encoding="utf-8"))
+    mesh = recipe.mesh.resolve(recipe.runtime.devices or (int(slice_of[1]) if slice_of else 1))
     parts = recipe.train.accumulate * mesh["data"] * mesh["fsdp"]
     assert recipe.train.global_batch_images % parts == 0
 
