@@ -217,7 +217,8 @@ class XlaRuntime:
         return self._xla.compile(function, full_graph=True)
 
     def to_host(self, tensor: Tensor) -> np.ndarray:
-        if self.process_count > 1 or self._shard_shape(tensor) is None:
+        plain = tensor.device.type != "xla" or self.process_count > 1
+        if plain or self._shard_shape(tensor) is None:
             return tensor.detach().cpu().numpy()
         self.finish()
         whole = torch.empty(tensor.shape, dtype=tensor.dtype)  # .cpu() would compile a program each time, to gather it
