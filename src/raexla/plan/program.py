@@ -46,8 +46,7 @@ class ProgramFacts:
     """Facts of one chip's program. All FLOPs and bytes count loops by their trip counts.
 
     arguments: part (`PARTS`) -> bytes, padded. peak: the fullest moment, beside the arguments.
-    operations: opcode -> runs. cycles: the sum of what the compiler expects of each instruction, as if nothing ran
-    beside anything else and collectives took no time.
+    operations: opcode -> runs.
     """
 
     products: tuple[Product, ...] = field(repr=False)
@@ -57,7 +56,6 @@ class ProgramFacts:
     arguments: Mapping[str, int]
     peak: Peak = field(repr=False)
     operations: Mapping[str, int]
-    cycles: int
     timed: tuple[Timed, ...] = field(repr=False)
     """What takes time, collectives apart; for a roofline."""
 
@@ -96,10 +94,6 @@ class ProgramFacts:
         """At the fullest moment, the largest first."""
         return self.peak.temporaries
 
-    def seconds(self, clock_hz: float) -> float:
-        """The compiler's cycles as time."""
-        return self.cycles / clock_hz
-
     def as_dict(self, most: int = 20) -> dict[str, Any]:
         """JSON values; of products, collectives and temporaries the `most` largest."""
         return {
@@ -118,7 +112,6 @@ class ProgramFacts:
             "largest_temporaries": [asdict(b) for b in self.temporaries[:most]],
             "loops": [asdict(loop) for loop in self.loops],
             "operations": dict(self.operations),
-            "cycles": self.cycles,
         }
 
     def largest_collectives(self, most: int) -> list[Collective]:
@@ -150,7 +143,6 @@ def read_program(hlo: str, arguments: Sequence[Named] = (), mesh: Mapping[str, i
         arguments=standing,
         peak=peak(walked),
         operations=_operations(walked),
-        cycles=_cycles(walked),
         timed=tuple(timed(walked, {kernel.name: kernel.flops or 0 for kernel in kernels})),
     )
 
@@ -223,23 +215,6 @@ def _operations(walked: Walk) -> dict[str, int]:
             for kind, many in kinds.items():
                 counts[kind] += many * times
     return dict(counts.most_common())
-
-
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_UNKNOWN_CYCLES = 2**62
-"""Where the compiler has no idea it writes the largest 64-bit number."""
-
-
-def _cycles(walked: Walk) -> int:
-    total = 0
-    for computation in walked.module.computations.values():
-        if computation.name in walked.inside or not walked.times[computation.name]:
-            continue
-        for instruction in computation.instructions:
-            found = _CYCLES.search(instruction.rest)
-            if found is not None and int(found[1]) < _UNKNOWN_CYCLES:
-                total += int(found[1]) * walked.times[computation.name]
-    return total
 
 
 def _kernels(walked: Walk) -> list[Kernel]:

@@ -98,8 +98,6 @@ def test_facts_are_json_and_lines(facts):
     told = "\n".join(lines(facts, facts.product_flops / 1.25, most=3))
     assert "+25.0% of the model's own" in told
     assert "all-reduce along data" in told
-    assert facts.cycles > 0
-    assert facts.seconds(1.5e9) == facts.cycles / 1.5e9
     assert facts.operations["while"] == len(facts.loops)
 
 

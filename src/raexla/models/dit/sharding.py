@@ -1,7 +1,8 @@
 """How a DiT's parameters are split over a mesh of `data`, `fsdp` and `tensor`.
 
 Megatron-style: what widens (qkv, w12, modulations) is split by output on `tensor`, what narrows (proj, w3) by input;
-`fsdp` splits rows (the first dim), so that gathering puts whole rows together. `data` holds copies.
+`fsdp` splits rows (the first dim), so that gathering puts whole rows together; of w12, whose rows needn't divide, the
+second. `data` holds copies.
 """
 
 from raexla.models.dit.recipe import ClassConditioning, DiTRecipe
